@@ -73,19 +73,10 @@ class Sampler:
                 f"{type(self).__name__} needs the number of negatives to draw: expected "
                 f"num_sampled to be a positive integer. Received {num_sampled!r}."
             )
-        column = keras.random.randint(
-            (num_sampled,), 0, self.num_items, seed=seed_generator
-        )
-        coin = keras.random.uniform(
-            (num_sampled,), dtype="float32", seed=seed_generator
-        )
+        column = keras.random.randint((num_sampled,), 0, self.num_items, seed=seed_generator)
+        coin = keras.random.uniform((num_sampled,), dtype="float32", seed=seed_generator)
         kept = coin < ops.take(ops.convert_to_tensor(self._keep), column)
-        ids = (
-            ops.where(
-                kept, column, ops.take(ops.convert_to_tensor(self._alias), column)
-            )
-            + 1
-        )
+        ids = ops.where(kept, column, ops.take(ops.convert_to_tensor(self._alias), column)) + 1
         log_q = ops.take(ops.convert_to_tensor(self.log_q), ids)
         return ids, log_q + float(np.log(num_sampled))
 
@@ -129,9 +120,7 @@ def _alias_table(q):
     while small and large:
         poor, rich = small.pop(), large[-1]
         alias[poor] = rich
-        keep[rich] -= (
-            1 - keep[poor]
-        )  # the rich column pays for the rest of the poor one
+        keep[rich] -= 1 - keep[poor]  # the rich column pays for the rest of the poor one
         if keep[rich] < 1:
             small.append(large.pop())
     for column in small + large:  # all that is missing from 1 here is rounding
@@ -275,9 +264,7 @@ def full_softmax_loss(user_vectors, item_vectors, targets, temperature=1.0):
         ValueError: if shapes do not fit or the temperature is not positive.
     """
     _check_vectors(temperature, user_vectors=user_vectors, item_vectors=item_vectors)
-    logits = (
-        ops.matmul(user_vectors, ops.transpose(item_vectors[1:])) / temperature
-    )  # (b, n)
+    logits = ops.matmul(user_vectors, ops.transpose(item_vectors[1:])) / temperature  # (b, n)
     columns = ops.expand_dims(ops.cast(targets, "int32") - 1, 1)
     positive = ops.squeeze(ops.take_along_axis(logits, columns, axis=1), 1)
     return ops.logsumexp(logits, axis=1) - positive
@@ -325,12 +312,8 @@ def sampled_softmax_loss(
     _check_length("targets", targets, user_vectors)
     _check_length("target_vectors", target_vectors, user_vectors)
     _check_length("sampled_ids", sampled_ids, sampled_vectors)
-    positive = (
-        ops.sum(user_vectors * target_vectors, axis=1, keepdims=True) / temperature
-    )  # (b, 1)
-    logits = (
-        ops.matmul(user_vectors, ops.transpose(sampled_vectors)) / temperature
-    )  # (b, s)
+    positive = ops.sum(user_vectors * target_vectors, axis=1, keepdims=True) / temperature  # (b, 1)
+    logits = ops.matmul(user_vectors, ops.transpose(sampled_vectors)) / temperature  # (b, s)
     targets, sampled_ids = ops.cast(targets, "int32"), ops.cast(sampled_ids, "int32")
     left_out = ops.expand_dims(targets, 1) == ops.expand_dims(sampled_ids, 0)  # (b, s)
     if log_expected_count is not None:
@@ -340,10 +323,7 @@ def sampled_softmax_loss(
         logits = logits - correction
     # A real -inf, not a large negative number: exp gives exactly 0, in value and gradient.
     logits = ops.where(left_out, ops.cast(-np.inf, logits.dtype), logits)
-    return (
-        ops.logsumexp(ops.concatenate([positive, logits], axis=1), axis=1)
-        - positive[:, 0]
-    )
+    return ops.logsumexp(ops.concatenate([positive, logits], axis=1), axis=1) - positive[:, 0]
 
 
 def _check_vectors(temperature, **vectors):
@@ -353,12 +333,8 @@ def _check_vectors(temperature, **vectors):
     if any(len(shape) != 2 for shape in widths.values()) or (
         len({shape[1] for shape in widths.values() if shape[1] is not None}) > 1
     ):
-        received = ", ".join(
-            f"{name} of shape {shape}" for name, shape in widths.items()
-        )
-        raise ValueError(
-            f"Expected rows of vectors of one length d. Received {received}."
-        )
+        received = ", ".join(f"{name} of shape {shape}" for name, shape in widths.items())
+        raise ValueError(f"Expected rows of vectors of one length d. Received {received}.")
 
 
 def _check_length(name, value, vectors):
