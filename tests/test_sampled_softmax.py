@@ -157,12 +157,12 @@ def test_equals_full_softmax_when_all_items_are_sampled_once():
             np.testing.assert_allclose(a, b, atol=1e-6 * max(1, np.abs(b).max()))
 
 
-def hand_worked(log_expected_count, scale=1.0, temperature=1.0):
+def hand_worked(log_expected_count, scale=1.0, temperature=1.0, shift=0.0):
     """exp(logit): target 3; sampled 2 and 1, and the target itself once more."""
     return sampled_softmax_loss(
         np.array([[scale]]),
-        np.log([[3.0]]),
-        np.log([[2.0], [3.0], [1.0]]),
+        np.log([[3.0]]) + shift,
+        np.log([[2.0], [3.0], [1.0]]) + shift,
         targets=np.array([6]),
         sampled_ids=np.array([5, 6, 7]),
         log_expected_count=log_expected_count,
@@ -183,6 +183,11 @@ def test_hand_worked_loss():
         [np.log(7.25 / 3)],
         rtol=1e-6,
     )
+
+    # Only differences of logits matter, the mask included: one at -30 would beat all of these.
+    for shift in (-1000, 1000):
+        shifted = hand_worked(expected_counts, shift=shift)
+        np.testing.assert_allclose(shifted, [np.log(7.25 / 3)], rtol=5e-4)
 
 
 def test_an_accidental_hit_contributes_exactly_nothing():
