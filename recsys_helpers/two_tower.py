@@ -1,0 +1,125 @@
+"""The two-tower model: a user tower, an item tower, and a softmax over the catalogue.
+
+A plain `keras.Model`: `compile`, `fit`, callbacks, `save` and `keras.models.load_model` work as
+for any other. A new retrieval model is a new user tower and nothing else.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import ops
+
+from recsys_helpers.sampled_softmax import full_softmax_loss, sampled_softmax_loss
+from recsys_helpers.towers import register
+
+
+@register
+class TwoTower(keras.Model):
+    """Train two towers so that the user's vector points at the item watched next.
+
+    Args:
+        user_tower: layer, inputs -> [batch, d].
+        item_tower: layer, item ids [n] -> [n, d].
+        num_items: size of the catalogue; ids run from 1, 0 is padding.
+        sampler: where negatives come from (`recsys_helpers.sampled_softmax`); None computes the
+            softmax over the whole catalogue.
+        num_sampled: number of negatives, drawn once for each batch and shared by its examples;
+            the in-batch sampler needs none.
+        log_q_correction: subtract the log of each negative's expected count from its logit.
+        temperature: logits are scores divided by it; small for normalised vectors.
+        seed: of the negatives drawn.
+    """
+
+    def __init__(
+        self,
+        user_tower,
+        item_tower,
+        num_items,
+        sampler=None,
+        num_sampled=None,
+        log_q_correction=True,
+        temperature=1.0,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, received {temperature}.")
+        self.user_tower, self.item_tower, self.num_items = user_tower, item_tower, num_items
+        self.sampler, self.num_sampled = sampler, num_sampled
+        self.log_q_correction, self.temperature, self.seed = log_q_correction, temperature, seed
+        # On TensorFlow, XLA made a training step three times slower on CPUs; JAX needs it.
+        self.supports_jit = keras.backend.backend() != "tensorflow"
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def build(self, input_shape):
+        """Create all weights of both towers, given the shapes of the user's inputs."""
+        for tower, shape in ((self.user_tower, input_shape), (self.item_tower, (None,))):
+            if not tower.built:  # a loaded model's towers are
+                tower.build(shape)
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """Map the user's inputs to user vectors, [batch, d]."""
+        return self.user_tower(inputs, training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Mean cross-entropy of the next items `y` [batch], given user vectors `y_pred`.
+
+        With a sampler, training sees the sampled softmax; `evaluate` always the full one.
+        """
+        targets = ops.cast(ops.reshape(y, (-1,)), "int32")
+        if self.sampler is None or not training:
+            catalogue = self.item_tower(ops.arange(self.num_items + 1, dtype="int32"))
+            loss = full_softmax_loss(y_pred, catalogue, targets, self.temperature)
+        else:
+            ids, log_expected_count = self.sampler.sample(
+                self.num_sampled, self.seed_generator, targets
+            )
+            loss = sampled_softmax_loss(
+                y_pred,
+                self.item_tower(targets),
+                self.item_tower(ids),
+                targets,
+                ids,
+                log_expected_count if self.log_q_correction else None,
+                self.temperature,
+            )
+        if sample_weight is not None:
+            loss = loss * ops.cast(ops.reshape(sample_weight, (-1,)), loss.dtype)
+        return ops.mean(loss) + sum(self.losses)
+
+    def user_vectors(self, inputs, batch_size=1024):
+        """User vectors as a numpy array [n, d], one row per row of the inputs."""
+        return self.predict(inputs, batch_size=batch_size, verbose=0)
+
+    def item_vectors(self, batch_size=65_536):
+        """Item vectors as a numpy array [num_items, d]; row i is item i + 1."""
+        ids = np.arange(1, self.num_items + 1, dtype="int32")
+        blocks = range(0, self.num_items, batch_size)
+        vectors = [self.item_tower(ops.convert_to_tensor(ids[i : i + batch_size])) for i in blocks]
+        return np.concatenate([ops.convert_to_numpy(block) for block in vectors])
+
+    def get_config(self):
+        """Everything the constructor needs, so that a saved model can be loaded."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "user_tower": serialize(self.user_tower),
+            "item_tower": serialize(self.item_tower),
+            "num_items": self.num_items,
+            "sampler": serialize(self.sampler),
+            "num_sampled": self.num_sampled,
+            "log_q_correction": self.log_q_correction,
+            "temperature": self.temperature,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The model of a configuration, without its weights."""
+        config = dict(config)
+        for name in ("user_tower", "item_tower", "sampler"):
+            config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)

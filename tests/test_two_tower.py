@@ -1,0 +1,168 @@
+"""The joined model behaves as any Keras model, and learns what can be learned by construction."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from recsys_helpers.sampled_softmax import InBatchSampler, PopularitySampler, UniformSampler
+from recsys_helpers.towers import (
+    DSSMItemTower,
+    DSSMUserTower,
+    EmbeddingTable,
+    FMItemTower,
+    FMUserTower,
+    ItemEmbeddingTower,
+    YouTubeDNNUserTower,
+)
+from recsys_helpers.two_tower import TwoTower
+
+NUM_ITEMS, LENGTH, DIM = 24, 6, 16
+SIZES = {"user_id": 60, "gender": 3, "age": 8, "occupation": 5}
+
+
+def chain(rows=768, seed=0):
+    """Everybody walks the same ring of items: after item i comes item i + 1."""
+    rng = np.random.default_rng(seed)
+    first = rng.integers(0, NUM_ITEMS, rows)
+    walk = (first[:, None] + np.arange(LENGTH + 1)) % NUM_ITEMS + 1
+    inputs = {name: rng.integers(0, size, rows) for name, size in SIZES.items()}
+    inputs |= {"history": walk[:, :-1], "search": rng.integers(0, 5, (rows, 3))}
+    inputs = {name: value.astype("int32") for name, value in inputs.items()}
+    inputs["example_age"] = rng.uniform(0, 9, rows).astype("float32")
+    return inputs, walk[:, -1].astype("int32")
+
+
+def make(name, **kwargs):
+    features = {
+        "genres": (np.arange(NUM_ITEMS + 1)[:, None] % 5).astype("int32"),
+        "year": (np.arange(NUM_ITEMS + 1) % 3).astype("int32"),
+    }
+    if name == "fm":
+        user, item = FMUserTower(SIZES, NUM_ITEMS, DIM), FMItemTower(features, DIM)
+    elif name == "dssm":
+        user = DSSMUserTower(SIZES, NUM_ITEMS, DIM, hidden=(32,))
+        item = DSSMItemTower(features, DIM, hidden=(32,))
+    else:
+        user = YouTubeDNNUserTower(SIZES, NUM_ITEMS, 5, DIM, hidden=(32,))
+        item = ItemEmbeddingTower(NUM_ITEMS, DIM)
+    temperature = 1.0 if name == "fm" else 0.1
+    model = TwoTower(user, item, NUM_ITEMS, **{"temperature": temperature, **kwargs})
+    model.compile(optimizer=keras.optimizers.Adam(0.01))
+    return model
+
+
+def share_of_hits(model, inputs, targets):
+    best = np.argmax(model.user_vectors(inputs) @ model.item_vectors().T, axis=1) + 1
+    return np.mean(best == targets)
+
+
+@pytest.mark.parametrize("name", ["fm", "dssm", "youtubednn"])
+def test_learns_the_item_that_always_comes_next(name):
+    keras.utils.set_random_seed(1)
+    model = make(name)
+    assert share_of_hits(model, *chain(seed=1)) < 0.4
+    model.fit(*chain(), batch_size=64, epochs=12, verbose=0)
+    assert share_of_hits(model, *chain(seed=1)) > 0.95
+
+
+@pytest.mark.parametrize(
+    "sampler, num_sampled",
+    [
+        (UniformSampler(NUM_ITEMS), 8),
+        (PopularitySampler(np.r_[0, np.ones(NUM_ITEMS)], alpha=0.5), 8),
+        (InBatchSampler(np.r_[0, np.ones(NUM_ITEMS)]), None),
+    ],
+)
+def test_learns_from_sampled_negatives_too(sampler, num_sampled):
+    keras.utils.set_random_seed(1)
+    model = make("youtubednn", sampler=sampler, num_sampled=num_sampled)
+    model.fit(*chain(), batch_size=64, epochs=12, verbose=0)
+    assert share_of_hits(model, *chain(seed=1)) > 0.95
+
+
+@pytest.mark.parametrize("name", ["fm", "dssm", "youtubednn"])
+def test_save_and_load_give_identical_vectors_and_go_on_training(name, tmp_path):
+    inputs, targets = chain()
+    model = make(name, sampler=UniformSampler(NUM_ITEMS), num_sampled=4, log_q_correction=False)
+    model.fit(inputs, targets, batch_size=64, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.user_vectors(inputs), model.user_vectors(inputs))
+    np.testing.assert_array_equal(loaded.item_vectors(), model.item_vectors())
+    assert (loaded.num_sampled, loaded.log_q_correction) == (4, False)
+    assert loaded.temperature == model.temperature
+    assert loaded.optimizer.iterations == model.optimizer.iterations
+    loaded.fit(inputs, targets, batch_size=64, verbose=0)
+
+
+def test_the_same_seed_gives_the_same_vectors():
+    def run():
+        keras.utils.set_random_seed(7)
+        model = make("dssm", sampler=UniformSampler(NUM_ITEMS), num_sampled=8)
+        model.fit(*chain(), batch_size=64, epochs=2, verbose=0)
+        return model.item_vectors()
+
+    np.testing.assert_array_equal(run(), run())
+
+
+def test_the_loss_that_fit_reports_is_the_cross_entropy_over_the_catalogue():
+    inputs, targets = chain(rows=64)
+    model = make("fm")
+    reported = model.evaluate(inputs, targets, batch_size=64, verbose=0)
+    logits = model.user_vectors(inputs).astype("float64") @ model.item_vectors().T
+    log_partition = np.log(np.exp(logits).sum(1))
+    expected = np.mean(log_partition - logits[np.arange(64), targets - 1])
+    np.testing.assert_allclose(reported, expected, rtol=1e-5)
+
+
+def test_sample_weights_weigh_the_examples():
+    inputs, targets = chain(rows=64)
+    model = make("fm")
+    weights = np.r_[np.zeros(32), 2 * np.ones(32)].astype("float32")
+    weighted = model.evaluate(inputs, targets, sample_weight=weights, batch_size=64, verbose=0)
+    half = {name: value[32:] for name, value in inputs.items()}
+    plain = model.evaluate(half, targets[32:], batch_size=64, verbose=0)
+    np.testing.assert_allclose(weighted, plain, rtol=1e-5)
+
+
+def test_early_stopping_works_as_for_any_keras_model():
+    stop = keras.callbacks.EarlyStopping(monitor="loss", patience=0, min_delta=1e9)
+    history = make("fm").fit(*chain(), batch_size=64, epochs=9, verbose=0, callbacks=[stop])
+    assert len(history.history["loss"]) == 2
+
+
+def test_a_temperature_that_is_not_positive_is_refused():
+    with pytest.raises(ValueError, match="temperature must be positive, received 0"):
+        make("fm", temperature=0)
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "Adagrad", "SGD"])
+def test_repeated_ids_are_one_gradient(optimizer):
+    """Five steps on a batch full of repeats equal five steps on the dense gradient."""
+    rng = np.random.default_rng(0)
+    ids, pull = rng.integers(0, 4, 256).astype("int32"), rng.normal(size=(256, 3))
+    start = rng.normal(size=(4, 3)).astype("float32")
+
+    def run(lookup, weights, owner):
+        model_optimizer = getattr(keras.optimizers, optimizer)(0.1)
+        tf = pytest.importorskip("tensorflow")
+        if keras.backend.backend() != "tensorflow":
+            pytest.skip("the stock layer's gradients are per occurrence on TensorFlow only")
+        for _ in range(5):
+            with tf.GradientTape() as tape:
+                loss = ops.sum(lookup(ids) * ops.cast(pull, "float32"))
+            gradient = tape.gradient(loss, owner)
+            model_optimizer.apply([gradient], [weights])
+        return ops.convert_to_numpy(weights)
+
+    table = EmbeddingTable(4, 3)
+    table.build(None)
+    table.embeddings.assign(start)
+    dense = keras.Variable(start)
+    one_hot = ops.one_hot(ids, 4)
+    np.testing.assert_allclose(
+        run(table, table.embeddings, table.embeddings.value),
+        run(lambda _: ops.matmul(one_hot, dense), dense, dense.value),
+        atol=1e-5,
+    )
