@@ -36,9 +36,7 @@ RECBOLE_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a4
 
 
 class _Named(NamedTuple):
-    md5: (
-        str | None
-    )  # of the zip archive, as GroupLens publishes it; None where it is still updated
+    md5: str | None  # of the zip archive, as GroupLens publishes it; None where it is still updated
     interactions: int
     main_files: tuple[str, ...]  # any one of them makes a folder this dataset
     other_files: tuple[str, ...]
@@ -62,6 +60,11 @@ NAMED = {
     "ml-25m": _Named("6b51fb2759a8657d3bfcbfc42b592ada", 25_000_095, *_CSV),
     "ml-32m": _Named("d472be332d4daa821edc399621853b57", 32_000_204, *_CSV),
 }
+ANY_MAIN_FILE = (
+    "interactions.parquet",
+    "interactions.csv",
+    *dict.fromkeys(file for named in NAMED.values() for file in named.main_files),
+)
 # Files whose bytes are known, wherever they were found.
 FILE_SHA256 = {
     "u.data": "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490",
@@ -70,6 +73,9 @@ FILE_SHA256 = {
     "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
     "ml-100k.user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
 }
+RATING_COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
+USER_COLUMNS_100K = ["user_id", "age", "gender", "occupation", "zip_code"]
+USER_COLUMNS_1M = ["user_id", "gender", "age", "occupation", "zip_code"]
 
 _unreachable: dict[str, str] = {}  # host -> why, for the life of the process
 
@@ -169,22 +175,19 @@ def load_dataset(
 
     path = Path(name_or_path)
     folders = _data_folders(data_folder)
-    named = NAMED.get(str(name_or_path))
-    if named:
-        folder = _find_or_fetch(str(name_or_path), folders, say)
+    if str(name_or_path) in NAMED:
+        main = _find_or_fetch(path.name, folders, say)
     else:
         # A bare name means a folder inside a data folder before it means one next to the reader.
-        places = (
-            [f / path for f in folders.values()] if path.parts == (path.name,) else []
-        )
-        found = [p for p in [*places, path] if _main_file(p)]
-        if not found:
+        bare = path.parts == (path.name,)
+        places = [*(folder / path for folder in folders.values() if bare), path]
+        main = next((main for main in map(_main_file, places) if main), None)
+        if main is None:
             raise ValueError(_unknown(name_or_path, path, folders))
-        folder = found[0]
-    dataset = _number(path.name, *_read(folder))
+    dataset = _number(path.name, *_read(main))
     say(
         f"{dataset.num_users:,} users, {dataset.num_items:,} items, "
-        f"{len(dataset.interactions):,} interactions, read from {_shown(folder, folders)}"
+        f"{len(dataset.interactions):,} interactions, read from {_shown(main.parent, folders)}"
     )
     return dataset
 
@@ -217,37 +220,19 @@ def _shown(path: Path, folders: dict[str, Path]) -> str:
     return str(path)
 
 
-def _main_file(folder: Path, names: tuple[str, ...] = ()) -> Path | None:
+def _main_file(folder: Path, names: tuple[str, ...] = ANY_MAIN_FILE) -> Path | None:
     """The file of interactions in `folder`, if it has one (of these names)."""
-    for name in names or (
-        "interactions.parquet",
-        "interactions.csv",
-        *_known_main_files(),
-    ):
-        if (folder / name).is_file():
-            return folder / name
-    return None
-
-
-def _known_main_files() -> list[str]:
-    return [file for named in NAMED.values() for file in named.main_files]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _unknown(name, path: Path, folders: dict[str, Path]) -> str:
     if path.is_dir():
-        arrived = sorted(p.name for p in path.iterdir())[:10]
         return (
-            f"{path} holds no file of interactions: expected interactions.parquet, "
-            f"interactions.csv or one of {sorted(set(_known_main_files()))}, received {arrived}."
+            f"{path} holds no file of interactions: expected one of {', '.join(ANY_MAIN_FILE)}, "
+            f"received {sorted(p.name for p in path.iterdir())[:10]}."
         )
-    own = {
-        p.name
-        for f in folders.values()
-        if f.is_dir()
-        for p in f.iterdir()
-        if _main_file(p)
-    }
-    own = sorted(own - set(NAMED))
+    inside = [p for folder in folders.values() if folder.is_dir() for p in folder.iterdir()]
+    own = sorted({p.name for p in inside if _main_file(p)} - set(NAMED))
     return (
         f"Unknown dataset {str(name)!r}. Known by name: {', '.join(NAMED)}. "
         f"Other folders of interactions in the data folders ({', '.join(folders)}): "
@@ -256,12 +241,12 @@ def _unknown(name, path: Path, folders: dict[str, Path]) -> str:
 
 
 def _find_or_fetch(name: str, folders: dict[str, Path], say) -> Path:
-    """The folder that holds the named dataset, checked; downloaded if need be."""
+    """The file of interactions of the named dataset, checked; downloaded if need be."""
     named = NAMED[name]
     for shown, folder in folders.items():
-        if _main_file(folder / name, named.main_files):
-            _verify(name, folder / name)
-            return folder / name
+        if main := _main_file(folder / name, named.main_files):
+            _verify(name, main)
+            return main
         archive = folder / f"{name}.zip"
         if archive.is_file():
             received = pooch.file_hash(str(archive), alg="md5") if named.md5 else None
@@ -277,20 +262,18 @@ def _find_or_fetch(name: str, folders: dict[str, Path], say) -> Path:
     failures = []
     sources = [(GROUPLENS + f"{name}.zip", _from_grouplens)]
     if name == "ml-100k":
-        sources.append(
-            (f"the recbole=={RECBOLE_VERSION} wheel on pip's index", _from_recbole)
-        )
+        sources.append((f"the recbole=={RECBOLE_VERSION} wheel on pip's index", _from_recbole))
     for source, fetch in sources:
         say(f"fetching {source}")
         try:
             with tempfile.TemporaryDirectory() as temporary:
-                folder = _keep(name, fetch(name, Path(temporary)), folders)
+                main = _keep(name, fetch(name, Path(temporary)), folders)
         except (OSError, ValueError) as error:
             failures.append(f"{source}: {error}")
             say(f"no: {error}")
         else:
-            say(f"checked, and kept in {_shown(folder, folders)}")
-            return folder
+            say(f"checked, and kept in {_shown(main.parent, folders)}")
+            return main
     raise OSError(
         f"{name} could be had from no source.\n- "
         + "\n- ".join(failures)
@@ -334,15 +317,9 @@ def _probe(url: str, host: str) -> None:
                 response.raise_for_status()
                 next(response.iter_content(1))
             _unreachable.pop(host, None)
-        except (
-            OSError,
-            StopIteration,
-            ValueError,
-        ) as error:  # requests' errors are OSErrors
+        except (OSError, StopIteration, ValueError) as error:  # requests' errors are OSErrors
             reason = str(error).rsplit("Caused by ", 1)[-1].rstrip(")")
-            _unreachable[host] = (
-                f"{host} cannot be reached ({type(error).__name__}: {reason})"
-            )
+            _unreachable[host] = f"{host} cannot be reached ({type(error).__name__}: {reason})"
 
     _unreachable[host] = f"{host} did not answer within {FIRST_BYTE_SECONDS} seconds"
     thread = threading.Thread(target=read_first_byte, daemon=True)
@@ -358,9 +335,7 @@ def _from_recbole(name: str, temporary: Path) -> Path:
     if not {"PIP_DEFAULT_TIMEOUT", "PIP_TIMEOUT"} & set(os.environ):
         command += [f"--timeout={FIRST_BYTE_SECONDS}"]
     try:
-        pip = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=600
-        )
+        pip = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
     except subprocess.TimeoutExpired as error:
         raise OSError("pip did not finish within ten minutes") from error
     wheels = list(temporary.glob("*.whl"))
@@ -384,26 +359,22 @@ def _keep(name: str, archive: Path, folders: dict[str, Path]) -> Path:
             temporary = tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-")
         except OSError:  # read-only, or not a folder
             continue
+        main_files = NAMED[name].main_files
         with temporary:
             unpacked = Path(temporary.name) / name
             unpacked.mkdir()
-            _unpack(
-                archive, unpacked, {*NAMED[name].main_files, *NAMED[name].other_files}
-            )
-            if not _main_file(unpacked, NAMED[name].main_files):
-                raise ValueError(
-                    f"{archive.name} holds none of {NAMED[name].main_files}: not this dataset."
-                )
-            _verify(name, unpacked)
+            _unpack(archive, unpacked, {*main_files, *NAMED[name].other_files})
+            main = _main_file(unpacked, main_files)
+            if not main:
+                raise ValueError(f"{archive.name} holds none of {', '.join(main_files)}.")
+            _verify(name, main)
             try:
                 os.replace(unpacked, folder / name)
             except OSError:
-                if not _main_file(folder / name, NAMED[name].main_files):
+                if not _main_file(folder / name, main_files):
                     raise  # else another process was faster, and has checked it too
-        return folder / name
-    raise OSError(
-        f"none of the data folders can be written: {list(map(str, folders.values()))}"
-    )
+        return folder / name / main.name
+    raise OSError(f"none of the data folders can be written: {list(map(str, folders.values()))}")
 
 
 def _unpack(archive: Path, folder: Path, wanted: set[str]) -> None:
@@ -411,131 +382,97 @@ def _unpack(archive: Path, folder: Path, wanted: set[str]) -> None:
         with zipfile.ZipFile(archive) as members:
             for member in members.namelist():
                 path = PurePosixPath(member.replace("\\", "/"))
-                if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+                if path.is_absolute() or ".." in path.parts or ":" in path.as_posix().split("/")[0]:
                     raise ValueError(
                         f"{archive.name} is refused: its member {member!r} leaves the folder."
                     )
             for member in members.infolist():
                 name = PurePosixPath(member.filename).name
-                if (
-                    name in wanted
-                    and not member.is_dir()
-                    and not (folder / name).exists()
-                ):
+                if name in wanted and not member.is_dir() and not (folder / name).exists():
                     (folder / name).write_bytes(members.read(member))
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{archive.name} is truncated or corrupt: {error}") from error
 
 
-def _verify(name: str, folder: Path) -> None:
+def _verify(name: str, main: Path) -> None:
     """Check what is known of a named dataset's files: bytes where pinned, rows always."""
+    again = f"Delete {main.parent} and load {name} again."
     for file, expected in FILE_SHA256.items():
-        if (folder / file).is_file():
-            received = pooch.file_hash(str(folder / file), alg="sha256")
-            if received != expected:
-                raise ValueError(
-                    f"{folder / file} is not {name}'s: expected sha256 {expected}, received "
-                    f"{received}. Delete the folder and load {name} again."
-                )
-    main = _main_file(folder, NAMED[name].main_files)
+        path = main.parent / file
+        if path.is_file() and (received := pooch.file_hash(str(path))) != expected:
+            raise ValueError(
+                f"{path} is not {name}'s: expected sha256 {expected}, received {received}. {again}"
+            )
     rows, last = 0, b"\n"
     with main.open("rb") as file:
         while block := file.read(1 << 24):
             rows, last = rows + block.count(b"\n"), block[-1:]
-    rows += (last != b"\n") - (
-        main.suffix in (".csv", ".inter")
-    )  # the header is no row
+    rows += (last != b"\n") - (main.suffix in (".csv", ".inter"))  # the header is no row
     if rows != NAMED[name].interactions:
         raise ValueError(
-            f"{main} is not {name}'s: expected {NAMED[name].interactions:,} rows, received "
-            f"{rows:,}. Delete the folder and load {name} again."
+            f"{main} is not {name}'s: expected {NAMED[name].interactions:,} rows, "
+            f"received {rows:,}. {again}"
         )
 
 
 # Formats. Each reader returns interactions, users, items with original ids; the last two or None
 
 
-def _read(
-    folder: Path,
-) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
-    main = _main_file(folder)
+def _read(main: Path) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
     readers = {
         "u.data": _read_100k,
         "ml-100k.inter": _read_recbole,
-        "ratings.dat": _read_dat,
+        "ratings.dat": _read_1m,
         "ratings.csv": _read_csv_release,
     }
-    return readers.get(main.name, _read_own)(folder, main)
+    return readers.get(main.name, _read_own)(main)
 
 
-def _read_100k(folder: Path, main: Path):
-    interactions = _table(main, "\t", ["user_id", "item_id", "rating", "timestamp"])
-    users = items = None
-    if (folder / "u.user").is_file():
-        columns = ["user_id", "age", "gender", "occupation", "zip_code"]
-        users = _table(folder / "u.user", "|", columns, "latin-1")
-    if (folder / "u.item").is_file() and (folder / "u.genre").is_file():
-        genres = _table(folder / "u.genre", "|", ["genre", "code"], "latin-1")[
-            "genre"
-        ].tolist()
-        columns = ["item_id", "title", "release_date", "video_date", "url", *genres]
-        items = _table(folder / "u.item", "|", columns, "latin-1")
-        flags = items[genres].to_numpy() == 1
-        items["genres"] = ["|".join(np.array(genres)[row]) for row in flags]
-        items = items[["item_id", "title", "genres"]]
-    return interactions, users, items
+def _read_100k(main: Path):
+    users = _table(main.with_name("u.user"), "|", USER_COLUMNS_100K, "latin-1")
+    genres = _table(main.with_name("u.genre"), "|", ["genre", "code"], "latin-1")["genre"]
+    columns = ["item_id", "title", "release_date", "video_date", "url", *genres]
+    items = _table(main.with_name("u.item"), "|", columns, "latin-1")
+    items["genres"] = ["|".join(genres[row]) for row in items[list(genres)].to_numpy() == 1]
+    return _table(main, "\t", RATING_COLUMNS), users, items
 
 
-def _read_recbole(folder: Path, main: Path):
-    def read(suffix):
-        table = _table(folder / f"ml-100k.{suffix}", "\t")
-        return table.rename(columns=lambda column: column.split(":")[0])
-
+def _read_recbole(main: Path):
+    interactions, users, items = (
+        _table(main.with_suffix(suffix), "\t").rename(columns=lambda name: name.split(":")[0])
+        for suffix in (".inter", ".user", ".item")
+    )
     # Titles come without their years. Item 267, whose title and year are unknown, is misspelt.
-    items = read("item")
     with_year = items["movie_title"] + " (" + items["release_year"].astype(str) + ")"
     items["title"] = with_year.mask(items["movie_title"] == "unkonwn", "unknown")
     items["genres"] = items["class"].str.replace(" ", "|")
-    return read("inter"), read("user"), items[["item_id", "title", "genres"]]
+    return interactions, users, items.drop(columns="release_year")
 
 
-def _read_dat(folder: Path, main: Path):
-    def read(file, columns):
-        return (
-            _table(folder / file, "::", columns, "latin-1")
-            if (folder / file).is_file()
-            else None
-        )
-
+def _read_1m(main: Path):
     return (
-        read(main.name, ["user_id", "item_id", "rating", "timestamp"]),
-        read("users.dat", ["user_id", "gender", "age", "occupation", "zip_code"]),
-        read("movies.dat", ["item_id", "title", "genres"]),
+        _table(main, "::", RATING_COLUMNS),
+        _table(main.with_name("users.dat"), "::", USER_COLUMNS_1M, "latin-1"),
+        _table(main.with_name("movies.dat"), "::", ["item_id", "title", "genres"], "latin-1"),
     )
 
 
-def _read_csv_release(folder: Path, main: Path):
+def _read_csv_release(main: Path):
     names = {"userId": "user_id", "movieId": "item_id"}
-    interactions = _table(main, ",").rename(columns=names)
-    movies = folder / "movies.csv"
-    items = _table(movies, ",").rename(columns=names) if movies.is_file() else None
-    return interactions, None, items
+    items = _table(main.with_name("movies.csv"), ",").rename(columns=names)
+    return _table(main, ",").rename(columns=names), None, items
 
 
-def _read_own(folder: Path, main: Path):
-    interactions = (
-        pd.read_parquet(main) if main.suffix == ".parquet" else _table(main, ",")
+def _read_own(main: Path):
+    users, items = main.with_name("users.csv"), main.with_name("items.csv")
+    return (
+        pd.read_parquet(main) if main.suffix == ".parquet" else _table(main, ","),
+        _table(users, ",") if users.is_file() else None,
+        _table(items, ",") if items.is_file() else None,
     )
-    users, items = (
-        _table(folder / file, ",") if (folder / file).is_file() else None
-        for file in ("users.csv", "items.csv")
-    )
-    return interactions, users, items
 
 
-def _table(
-    path: Path, separator: str, columns=None, encoding="utf-8-sig"
-) -> pd.DataFrame:
+def _table(path: Path, separator: str, columns=None, encoding="utf-8-sig") -> pd.DataFrame:
     """Read a delimited file; `columns` for files without a header, which must have so many."""
     source = path
     if separator == "::":  # pandas is fast with one-character separators only
@@ -556,14 +493,8 @@ def _table(
             else dict.fromkeys(text, str),
             low_memory=False,
         )
-    except (
-        pd.errors.ParserError,
-        pd.errors.EmptyDataError,
-        UnicodeDecodeError,
-    ) as error:
-        raise ValueError(
-            f"{path} is not a table separated by {separator!r}: {error}"
-        ) from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a table separated by {separator!r}: {error}") from error
     if columns:
         if table.shape[1] != len(columns):
             raise ValueError(
@@ -610,10 +541,7 @@ def _number(name: str, interactions, users, items) -> Dataset:
             "fewer: drop their rows."
         )
 
-    table = {
-        "user_id": (user + 1).astype(np.int32),
-        "item_id": (item + 1).astype(np.int32),
-    }
+    table = {"user_id": (user + 1).astype(np.int32), "item_id": (item + 1).astype(np.int32)}
     keys = _integers(interactions[order], f"{name}: {order}")
     rows = np.lexsort((keys, user))  # stable: ties keep the order of the file
     first = np.cumsum(counts) - counts
@@ -625,9 +553,7 @@ def _number(name: str, interactions, users, items) -> Dataset:
         table["rating"] = pd.to_numeric(interactions["rating"]).to_numpy(np.float32)
     return Dataset(
         name=name,
-        interactions=pd.DataFrame(
-            {column: values[rows] for column, values in table.items()}
-        ),
+        interactions=pd.DataFrame({column: values[rows] for column, values in table.items()}),
         users=_features(f"{name}: users", users, "user_id", user_ids),
         items=_features(f"{name}: items", items, "item_id", item_ids),
     )
@@ -643,32 +569,23 @@ def _integers(column: pd.Series, what: str) -> np.ndarray:
     return column.to_numpy(np.int64)
 
 
-def _features(
-    what: str, table: pd.DataFrame | None, key: str, ids: np.ndarray
-) -> pd.DataFrame:
+def _features(what: str, table: pd.DataFrame | None, key: str, ids: np.ndarray) -> pd.DataFrame:
     """The rows of `table` that belong to `ids`, numbered; columns we know, in one form."""
-    numbered = pd.DataFrame(
-        {"original_id": ids}, index=pd.RangeIndex(1, len(ids) + 1, name=key)
-    )
+    numbered = pd.DataFrame({"original_id": ids}, index=pd.RangeIndex(1, len(ids) + 1, name=key))
     if table is None:
         return numbered
     if key not in table:
-        raise ValueError(
-            f"{what} need the column {key}, received {list(table.columns)}."
-        )
+        raise ValueError(f"{what} need the column {key}, received {list(table.columns)}.")
     table = table.set_index(pd.Index(_integers(table[key], f"{what}, {key}")))
     if not table.index.is_unique:
-        raise ValueError(
-            f"{what}: {key} {table.index[table.index.duplicated()][0]} occurs twice."
-        )
+        raise ValueError(f"{what}: {key} {table.index[table.index.duplicated()][0]} occurs twice.")
     table = table.reindex(ids)
     if "title" in table:
         table["title"] = table["title"].str.strip()
         if "year" not in table:
-            # "Toy Story (1995)"; also "(2006-2007)" and "(2011- )" for series, "(1995) (V)" for video
-            year = table["title"].str.extract(
-                r"\((\d{4})(?:[-\u2013]\s?(?:\d{4})?)?\)$"
-            )[0]
+            # "Toy Story (1995)", "Series (2006-2007)", "Series (2011- )", "Video (1995) (V)"
+            pattern = r"\((\d{4})(?:[-\u2013]\s?(?:\d{4})?)?\)(?: \(V\))?$"
+            year = table["title"].str.extract(pattern)[0]
             table["year"] = pd.to_numeric(year)
     if "year" in table:
         table["year"] = table["year"].astype("Int64")
@@ -678,15 +595,7 @@ def _features(
             tuple(g for g in text.split("|") if g and g not in none)
             for text in table["genres"].fillna("").astype(str)
         ]
-    for column in (
-        "gender",
-        "age",
-        "occupation",
-        "zip_code",
-        "title",
-        "year",
-        "genres",
-    ):
+    for column in ("gender", "age", "occupation", "zip_code", "title", "year", "genres"):
         if column in table:
             numbered[column] = table[column].array
     return numbered
