@@ -121,7 +121,7 @@ def grouplens(small, monkeypatch):
 
     requests = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setattr(datasets, "GROUPLENS", f"http://127.0.0.1:{server.server_port}/")
     yield folder, requests
     server.shutdown()
@@ -441,7 +441,7 @@ def test_certificates_are_verified(small, monkeypatch):
     context.load_cert_chain(small / "cert", small / "key")
     server = ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setattr(datasets, "GROUPLENS", f"https://127.0.0.1:{server.server_port}/")
     try:
         with pytest.raises(OSError, match="(?i)certificate"):
