@@ -1,0 +1,259 @@
+"""Record what a model reached, and read the records back as tables.
+
+One JSON file per run: `<folder>/<dataset>/<model>-seed<seed>.json`. It holds the metrics, where
+they came from, and every user's rank, so that two models can be compared user by user later on.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recsys_helpers.metrics import bootstrap_interval, evaluate, user_values
+from recsys_helpers.splits import Split
+
+# Names in the tables, in their order: the baselines first, then the models as the book meets them.
+MODELS = {
+    "popularity": "Popularity",
+    "item_knn": "Item-kNN",
+    "markov": "Markov chain",
+    "ease": "EASE",
+    "ease_recency": "EASE, recent history",
+    "fm_profile": "FM, user id and profile",
+    "fm": "FM",
+    "dssm": "DSSM",
+    "youtubednn": "YouTubeDNN",
+}
+METRICS = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr")
+METRIC_NAMES = {"hit_rate": "HR", "ndcg": "NDCG", "precision": "Precision", "mrr": "MRR"}
+PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "pandas", "annoy")
+
+
+def record_run(
+    folder: str | os.PathLike,
+    *,
+    model: str,
+    split: Split,
+    seed: int,
+    ranks: np.ndarray,
+    validation_ranks: np.ndarray | None = None,
+    parameters: dict | None = None,
+    started: float | None = None,
+) -> Path | None:
+    """Write one run as JSON, whole or not at all.
+
+    Args:
+        folder: where results are kept; "" records nothing, which is how readers run a chapter.
+        model: short name, as in `MODELS`.
+        split: what the model was trained and judged on.
+        seed: of everything random.
+        ranks: [num_users] 1-based ranks of the test targets.
+        validation_ranks: [num_users] the same for the validation targets.
+        parameters: what else was chosen (sizes, rates, epochs); must be expressible in JSON.
+        started: `time.perf_counter()` before training, for the wall clock.
+
+    Returns:
+        The file, or None if nothing was recorded.
+
+    Raises:
+        ValueError: if there is not one rank for every user.
+    """
+    if not folder:
+        return None
+    for name, values in (("ranks", ranks), ("validation_ranks", validation_ranks)):
+        if values is not None and np.shape(values) != (split.dataset.num_users,):
+            raise ValueError(
+                f"{name} must have one rank for each of the {split.dataset.num_users} users, "
+                f"received shape {np.shape(values)}."
+            )
+    table = evaluate(ranks)
+    dataset = split.dataset
+    run = {
+        "dataset": dataset.name,
+        "model": model,
+        "seed": seed,
+        "split": split.name,
+        "metrics": table["mean"].to_dict(),
+        "intervals": {name: [row["low"], row["high"]] for name, row in table.iterrows()},
+        "validation_metrics": None,
+        "num_users": dataset.num_users,
+        "num_items": dataset.num_items,
+        "split_dataset_fingerprint": dataset.fingerprint,  # after the split dropped rare items
+        "configuration": parameters or {},
+        "wall_clock_seconds": None if started is None else round(time.perf_counter() - started, 1),
+        "peak_memory_mib": _peak_memory_mib(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "versions": {"python": platform.python_version()} | _versions(),
+        "ranks": _pack(ranks),
+    }
+    if validation_ranks is not None:
+        run["validation_metrics"] = evaluate(validation_ranks)["mean"].to_dict()
+    return write_run(Path(folder) / dataset.name / f"{model}-seed{seed}.json", run)
+
+
+def write_run(path: Path, run: dict) -> Path:
+    """Write `run` to `path` through a temporary file, so that no reader ever sees half of it."""
+    text = json.dumps(run, indent=1, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".tmp") as file:
+        file.write(text)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+    return path
+
+
+def load_runs(folder: str | os.PathLike | None = None, dataset: str | None = None) -> list[dict]:
+    """Read recorded runs, baselines first; `ranks` as an int array [num_users].
+
+    Args:
+        folder: where results are kept; by default `results/` of the checkout this package is in.
+        dataset: only the runs on this dataset.
+
+    Returns:
+        One dict a run; an empty list where nothing is recorded.
+    """
+    folder = Path(folder) if folder else Path(__file__).resolve().parent.parent / "results"
+    runs = [json.loads(path.read_text()) for path in folder.glob(f"{dataset or '*'}/*-seed*.json")]
+    for run in runs:
+        run["ranks"] = _unpack(run["ranks"])
+    order = list(MODELS)
+    place = {model: order.index(model) if model in order else len(order) for model in
+             {run["model"] for run in runs}}  # fmt: skip
+    return sorted(runs, key=lambda r: (r["dataset"], place[r["model"]], r["model"], r["seed"]))
+
+
+def results_table(
+    dataset: str, folder: str | os.PathLike | None = None, metrics: tuple[str, ...] = METRICS
+) -> pd.DataFrame:
+    """The recorded models on one dataset: what the chapters and the README show.
+
+    Args:
+        dataset: name of the dataset.
+        folder: see `load_runs`.
+        metrics: columns, such as "ndcg@10".
+
+    Returns:
+        Text, one row a model: "mean ± standard deviation" over several seeds (over seeds that give
+        the same number, as for the baselines, the interval too), or for one seed the value with its
+        95% bootstrap interval over users. Empty where nothing is recorded.
+    """
+    rows = {}
+    for model, runs in _by_model(dataset, folder).items():
+        row = {"seeds": ", ".join(str(run["seed"]) for run in runs)}
+        for metric in metrics:
+            values = np.array([run["metrics"][metric] for run in runs])
+            if np.ptp(values) > 0:
+                text = f"{values.mean():.4f} ± {values.std(ddof=1):.4f}"
+            else:
+                low, high = runs[0]["intervals"][metric]
+                text = f"{values[0]:.4f} [{low:.4f}, {high:.4f}]"
+            row[metric_name(metric)] = text
+        rows[MODELS.get(model, model)] = row
+    columns = ["seeds", *map(metric_name, metrics)]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
+
+
+def intervals_table(
+    dataset: str, metric: str = "ndcg@10", folder: str | os.PathLike | None = None
+) -> pd.DataFrame:
+    """One metric of every recorded model as numbers, for figures.
+
+    The values of a user are averaged over the seeds first, so the interval is over users.
+
+    Returns:
+        Columns mean, low, high (95% bootstrap interval over users); one row a model.
+    """
+    rows = {}
+    for model, values in _user_means(dataset, metric, folder).items():
+        low, high = bootstrap_interval(values)
+        rows[MODELS.get(model, model)] = {"mean": values.mean(), "low": low, "high": high}
+    columns = ["mean", "low", "high"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
+
+
+def paired_differences(
+    dataset: str, metric: str = "ndcg@10", folder: str | os.PathLike | None = None
+) -> pd.DataFrame:
+    """Every model against the one before it, on the same users.
+
+    Differences of the same user vary less than the two models do, so they tell models apart whose
+    own intervals overlap.
+
+    Returns:
+        Columns difference, low, high (95% bootstrap interval over users), better, worse (shares
+        of the users); one row a pair.
+    """
+    rows = {}
+    models = list(_user_means(dataset, metric, folder).items())
+    for (before, old), (model, new) in zip(models, models[1:], strict=False):
+        difference = new - old
+        low, high = bootstrap_interval(difference)
+        rows[f"{MODELS.get(model, model)} − {MODELS.get(before, before)}"] = {
+            "difference": difference.mean(),
+            "low": low,
+            "high": high,
+            "better": (difference > 0).mean(),
+            "worse": (difference < 0).mean(),
+        }
+    columns = ["difference", "low", "high", "better", "worse"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("pair")
+
+
+def metric_name(metric: str) -> str:
+    """ "ndcg@10" as people write it: "NDCG@10"."""
+    name, at, k = metric.partition("@")
+    return METRIC_NAMES.get(name, name) + at + k
+
+
+def _by_model(dataset: str, folder) -> dict[str, list[dict]]:
+    models: dict[str, list[dict]] = {}
+    for run in load_runs(folder, dataset):
+        models.setdefault(run["model"], []).append(run)
+    return models
+
+
+def _user_means(dataset: str, metric: str, folder) -> dict[str, np.ndarray]:
+    return {
+        model: np.mean([user_values(run["ranks"], metric) for run in runs], axis=0)
+        for model, runs in _by_model(dataset, folder).items()
+    }
+
+
+def _pack(ranks: np.ndarray) -> str:
+    """Ranks as text: little-endian int32, deflated, base64."""
+    return base64.b64encode(zlib.compress(np.asarray(ranks, "<i4").tobytes(), 9)).decode()
+
+
+def _unpack(text: str) -> np.ndarray:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").astype(np.int64)
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def _peak_memory_mib() -> int | None:
+    """Largest resident size of this process so far."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))

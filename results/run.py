@@ -1,0 +1,344 @@
+"""Run the chapters that have a cell tagged `record`, and keep what they record.
+
+A reference run is a chapter with other parameters, executed in a fresh kernel up to and including
+that cell; what comes after it are experiments that cannot change what was recorded. Runs that are
+recorded for the same inputs are not repeated, so this can be stopped and started at will:
+
+    python results/run.py                   run what is missing or out of date
+    python results/run.py --list            say what that is
+    python results/run.py --readme          rewrite the results table of the README
+    python results/run.py --chapter 04_dssm --dataset ml-100k --seed 1      only these
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from recsys_helpers.datasets import load_dataset  # noqa: E402
+from recsys_helpers.results import load_runs, results_table, write_run  # noqa: E402
+
+# What the book reports: every chapter below on each dataset with each of its seeds.
+SEEDS = {"ml-100k": (1, 2, 3), "ml-1m-order": (1,)}
+CHAPTERS = ("02_data_and_rules", "03_factorization_machines", "04_dssm", "05_youtubednn")
+# Parameters of a chapter that differ from those in its notebook, by dataset.
+PARAMETERS: dict[tuple[str, str], dict] = {}
+
+RECORD = "record"
+# These write and draw what was computed; they cannot change it.
+NOT_INPUTS = {"results", "plots"}
+README_MARKERS = ("<!-- results:begin -->", "<!-- results:end -->")
+
+
+def plan() -> list[tuple[str, dict]]:
+    """Every run the book reports: chapter and parameters."""
+    return [
+        (chapter, {"dataset": dataset, "seed": seed} | PARAMETERS.get((chapter, dataset), {}))
+        for dataset, seeds in SEEDS.items()
+        for seed in seeds
+        for chapter in CHAPTERS
+    ]
+
+
+# What a run depends on
+
+
+def recorded_cells(notebook: dict) -> list[dict]:
+    """The code cells up to and including the one tagged `record`.
+
+    Raises:
+        ValueError: if there is not exactly one.
+    """
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    tagged = [i for i, cell in enumerate(cells) if RECORD in _tags(cell)]
+    if len(tagged) != 1:
+        raise ValueError(f"expected one cell tagged {RECORD!r}, received {len(tagged)}.")
+    return cells[: tagged[0] + 1]
+
+
+def inputs_hash(notebook_path: Path, parameters: dict, fingerprint: str, package: Path) -> str:
+    """SHA-256 over everything that can change what a chapter records.
+
+    That is the code of its cells up to the record cell, the code of the package's modules these
+    import, directly or not, the parameters and the data. Comments, docstrings and layout are not
+    part of it, nor is the cell that installs the package.
+
+    Args:
+        notebook_path: the chapter.
+        parameters: of the run; they override those in the chapter's parameters cell.
+        fingerprint: of the dataset.
+        package: folder of the package `recsys_helpers`.
+    """
+    cells = recorded_cells(json.loads(notebook_path.read_text(encoding="utf-8")))
+    chapter, defaults = [], {}
+    for cell in cells:
+        tree = _parse("".join(cell["source"]))
+        if "parameters" in _tags(cell):
+            for node in tree.body:
+                if not isinstance(node, ast.Assign):
+                    raise ValueError(
+                        "a parameters cell holds assignments only, received "
+                        f"{ast.unparse(node)!r} in {notebook_path.name}."
+                    )
+                defaults[ast.unparse(node.targets[0])] = _canonical(node.value)
+        elif "install" not in _tags(cell):
+            chapter.append(tree)
+    own = {
+        name: _canonical(ast.parse(repr(value)).body[0].value) for name, value in parameters.items()
+    }
+    effective = defaults | own
+    effective.pop("record_to", None)
+
+    modules: dict[str, ast.Module] = {}
+    waiting = [name for tree in chapter for name in _imports(tree, package)]
+    while waiting:
+        name = waiting.pop()
+        if name not in modules:
+            modules[name] = ast.parse((package / f"{name}.py").read_text(encoding="utf-8"))
+            waiting += _imports(modules[name], package)
+    content = [
+        [_canonical(_without_docstrings(tree)) for tree in chapter],
+        [[name, _canonical(_without_docstrings(modules[name]))] for name in sorted(modules)],
+        sorted(effective.items()),
+        fingerprint,
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _tags(cell: dict) -> list[str]:
+    return cell["metadata"].get("tags", [])
+
+
+def _parse(source: str) -> ast.Module:
+    """Parse a cell, line magics and shell escapes included."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    return ast.parse(TransformerManager().transform_cell(source))
+
+
+def _canonical(node):
+    """A syntax tree as nested lists that do not depend on the version of Python.
+
+    `ast.dump` does: newer versions add fields. An empty field says nothing, so it is left out, and
+    so is the empty string that Python 3.12.1 puts into some f-strings.
+    """
+    if isinstance(node, ast.JoinedStr):
+        node.values = [v for v in node.values if getattr(v, "value", None) != ""]
+    if isinstance(node, ast.AST):
+        silent = ("ctx", "kind", "type_comment", "type_ignores")
+        return [type(node).__name__] + [
+            [name, _canonical(value)]
+            for name, value in ast.iter_fields(node)
+            if name not in silent and value is not None and value != []
+        ]
+    return [_canonical(item) for item in node] if isinstance(node, list) else repr(node)
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return tree
+
+
+def _imports(tree: ast.Module, package: Path) -> list[str]:
+    """Modules of the package that `tree` imports and that can change a result."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            dotted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = [package.name] * (node.level > 0) + [node.module] * bool(node.module)
+            dotted = [".".join([*module, alias.name]) for alias in node.names]
+        else:
+            continue
+        names |= {name.split(".")[1] for name in dotted if name.startswith(f"{package.name}.")}
+    return sorted(n for n in names - NOT_INPUTS if (package / f"{n}.py").is_file())
+
+
+# Running
+
+
+def state(chapter: str, parameters: dict, results: Path, root: Path = ROOT) -> str:
+    """What `results` knows of a run: "recorded", "out of date", "missing" or "no chapter"."""
+    notebook = root / "notebooks" / f"{chapter}.ipynb"
+    if not notebook.is_file():
+        return "no chapter"
+    runs = _recorded(chapter, parameters, results)
+    if not runs:
+        return "missing"
+    fingerprint = load_dataset(parameters["dataset"], verbose=False).fingerprint
+    inputs = inputs_hash(notebook, parameters, fingerprint, root / "recsys_helpers")
+    return "recorded" if all(run["inputs"] == inputs for run in runs) else "out of date"
+
+
+def _recorded(chapter: str, parameters: dict, results: Path) -> list[dict]:
+    runs = load_runs(results, parameters["dataset"])
+    return [r for r in runs if (r["chapter"], r["seed"]) == (chapter, parameters["seed"])]
+
+
+def run_chapter(chapter: str, parameters: dict, results: Path, root: Path = ROOT) -> list[Path]:
+    """Execute a chapter up to its record cell in a fresh kernel, and keep what it recorded.
+
+    Args:
+        chapter: name of the notebook.
+        parameters: override those of its parameters cell.
+        results: folder to keep the records in.
+        root: the checkout.
+
+    Returns:
+        The files written.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: if a cell fails; nothing is kept then.
+        RuntimeError: if the chapter recorded nothing.
+    """
+    from nbclient import NotebookClient
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    path = root / "notebooks" / f"{chapter}.ipynb"
+    fingerprint = load_dataset(parameters["dataset"], verbose=False).fingerprint
+    inputs = inputs_hash(path, parameters, fingerprint, root / "recsys_helpers")
+    with tempfile.TemporaryDirectory() as temporary:
+        notebook = parameterize_notebook(
+            load_notebook_node(str(path)), parameters | {"record_to": temporary}
+        )
+        record = next(i for i, cell in enumerate(notebook.cells) if RECORD in _tags(cell))
+        notebook.cells = notebook.cells[: record + 1]
+        client = NotebookClient(
+            notebook,
+            timeout=None,
+            kernel_name="python3",
+            resources={"metadata": {"path": path.parent}},
+        )
+        places = [str(root), os.environ.get("PYTHONPATH")]
+        client.execute(env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))})
+        found = sorted(Path(temporary).glob("*/*.json"))
+        if not found:
+            raise RuntimeError(f"{chapter} recorded nothing with {parameters}.")
+        stale = {results / r["dataset"] / f"{r['model']}-seed{r['seed']}.json"
+                 for r in _recorded(chapter, parameters, results)}  # fmt: skip
+        written = []
+        for file in found:
+            run = json.loads(file.read_text())
+            wrong = {k: run[k] for k in ("dataset", "seed") if run[k] != parameters[k]}
+            if wrong:
+                raise RuntimeError(f"{chapter} was run with {parameters} but recorded {wrong}.")
+            run |= {"chapter": chapter, "parameters": parameters, "inputs": inputs}
+            run |= {"dataset_fingerprint": fingerprint, "git_commit": _commit(root)}
+            written.append(write_run(results / run["dataset"] / file.name, run))
+        for path in stale - set(written):  # models that the chapter no longer has
+            path.unlink()
+    return written
+
+
+def _commit(root: Path) -> str | None:
+    if not shutil.which("git"):
+        return None
+    command = [
+        "git",
+        "-C",
+        str(root),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+        "--exclude=*",
+    ]
+    described = subprocess.run(command, check=False, capture_output=True, text=True)
+    return described.stdout.strip() or None
+
+
+# The README's table
+
+
+def readme_table(results: Path) -> str:
+    """The results tables in Markdown, one for each dataset of the plan that has results."""
+    parts = []
+    for dataset, seeds in SEEDS.items():
+        table = results_table(dataset, results)
+        if table.empty:
+            continue
+        header = ["model", *table.columns]
+        rows = [[name, *row] for name, row in zip(table.index, table.to_numpy(), strict=True)]
+        lines = [header, ["---"] * len(header), *rows]
+        run = load_runs(results, dataset)[0]
+        spread = "mean ± standard deviation over seeds, or " if len(seeds) > 1 else ""
+        parts.append(
+            f"`{dataset}`, split {run['split']}, {run['num_users']:,} users, "
+            f"{run['num_items']:,} items; {spread}value with its 95% bootstrap interval over "
+            "users.\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        )
+    return "\n\n".join(parts) or "Nothing is recorded yet: `make results` does it."
+
+
+def readme_with_table(text: str, results: Path) -> str:
+    """`text` with what stands between the markers replaced by the tables.
+
+    Raises:
+        ValueError: if a marker is missing.
+    """
+    begin, end = README_MARKERS
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"the README needs one {begin} and one {end}.")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{readme_table(results)}\n\n{end}{rest.split(end)[1]}"
+
+
+def main() -> int:
+    """Command line; returns the number of runs that failed."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--list", action="store_true", help="say what is recorded; run nothing")
+    parser.add_argument("--readme", action="store_true", help="rewrite the README's table only")
+    parser.add_argument("--dataset", choices=SEEDS)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--chapter", choices=CHAPTERS)
+    arguments = parser.parse_args()
+    results, failed = ROOT / "results", 0
+
+    if not arguments.readme:
+        for chapter, parameters in plan():
+            wanted = {"chapter": chapter} | parameters
+            if any(
+                getattr(arguments, k) not in (None, wanted[k])
+                for k in ("dataset", "seed", "chapter")
+            ):
+                continue
+            known = state(chapter, parameters, results)
+            print(f"{chapter}, {parameters}: {known}", flush=True)
+            if arguments.list or known in ("recorded", "no chapter"):
+                continue
+            start = time.perf_counter()
+            try:
+                files = run_chapter(chapter, parameters, results)
+            except Exception as error:  # one chapter that fails must not cost the others
+                print(f"  failed: {error}", file=sys.stderr, flush=True)
+                failed += 1
+                continue
+            for file in files:
+                metrics = json.loads(file.read_text())["metrics"]
+                print(f"  {file.relative_to(ROOT)}: NDCG@10 {metrics['ndcg@10']:.4f}")
+            print(f"  {time.perf_counter() - start:.0f} s", flush=True)
+    readme = ROOT / "README.md"
+    if not arguments.list and readme.is_file():
+        text = readme_with_table(readme.read_text(encoding="utf-8"), results)
+        readme.write_text(text, encoding="utf-8")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(), 1))
