@@ -183,23 +183,35 @@ def intervals_table(
 
 
 def paired_differences(
-    dataset: str, metric: str = "ndcg@10", folder: str | os.PathLike | None = None
+    dataset: str,
+    metric: str = "ndcg@10",
+    against: str | None = None,
+    folder: str | os.PathLike | None = None,
 ) -> pd.DataFrame:
-    """Every model against the one before it, on the same users.
+    """Models compared on the same users.
 
     Differences of the same user vary less than the two models do, so they tell models apart whose
     own intervals overlap.
 
+    Args:
+        dataset: name of the dataset.
+        metric: such as "ndcg@10".
+        against: the model to compare all others with; by default each with the one before it.
+        folder: see `load_runs`.
+
     Returns:
         Columns difference, low, high (95% bootstrap interval over users), better, worse (shares
-        of the users); one row a pair.
+        of the users); one row a pair, named "<model> − <other>".
     """
+    values = _user_means(dataset, metric, folder)
+    pairs = list(zip(values, list(values)[1:], strict=False))
+    if against is not None:
+        pairs = [(against, model) for model in values if model != against]
     rows = {}
-    models = list(_user_means(dataset, metric, folder).items())
-    for (before, old), (model, new) in zip(models, models[1:], strict=False):
-        difference = new - old
+    for other, model in pairs:
+        difference = values[model] - values[other]
         low, high = bootstrap_interval(difference)
-        rows[f"{MODELS.get(model, model)} − {MODELS.get(before, before)}"] = {
+        rows[f"{MODELS.get(model, model)} − {MODELS.get(other, other)}"] = {
             "difference": difference.mean(),
             "low": low,
             "high": high,

@@ -113,13 +113,16 @@ def test_results_table(recorded):
 
 
 def test_differences_are_paired_by_user(recorded):
-    table = results.paired_differences("tiny", "hit_rate@10", recorded)
+    table = results.paired_differences("tiny", "hit_rate@10", folder=recorded)
     assert table.index.tolist() == ["DSSM − Popularity", "a_new_model − DSSM"]
     # Means over the seeds: popularity 0 0 0 1, DSSM 1 1 1/2 0, the new model 1 1 1 1.
     assert table["difference"].tolist() == pytest.approx([(1 + 1 + 0.5 - 1) / 4, 1.5 / 4])
     assert table["better"].tolist() == [0.75, 0.5] and table["worse"].tolist() == [0.25, 0.0]
     assert (table["low"] <= table["difference"]).all()
     assert (table["high"] >= table["difference"]).all()
+    table = results.paired_differences("tiny", "hit_rate@10", "popularity", recorded)
+    assert table.index.tolist() == ["DSSM − Popularity", "a_new_model − Popularity"]
+    assert table["difference"].tolist() == pytest.approx([1.5 / 4, 3 / 4])
     means = results.intervals_table("tiny", "hit_rate@10", recorded)["mean"]
     assert means.tolist() == pytest.approx([0.25, 0.625, 1])
 
