@@ -77,7 +77,7 @@ RATING_COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
 USER_COLUMNS_100K = ["user_id", "age", "gender", "occupation", "zip_code"]
 USER_COLUMNS_1M = ["user_id", "gender", "age", "occupation", "zip_code"]
 
-_unreachable: dict[str, str] = {}  # host -> why, for the life of the process
+_unreachable: dict[str, str] = {}  # host, or "pip" -> why, for the life of the process
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,6 +329,8 @@ def _probe(url: str, host: str) -> None:
 
 def _from_recbole(name: str, temporary: Path) -> Path:
     """MovieLens-100K as it travels in a wheel: for readers who reach only a package index."""
+    if "pip" in _unreachable:
+        raise OSError(_unreachable["pip"])
     command = [sys.executable, "-m", "pip", "download", f"recbole=={RECBOLE_VERSION}"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(temporary)]
     command += ["--retries=0", "--quiet", "--disable-pip-version-check"]
@@ -341,7 +343,8 @@ def _from_recbole(name: str, temporary: Path) -> Path:
     wheels = list(temporary.glob("*.whl"))
     if pip.returncode or not wheels:
         reason = [line for line in pip.stderr.splitlines() if line.strip()][-1:]
-        raise OSError(f"pip failed: {reason[0] if reason else 'no message'}")
+        _unreachable["pip"] = f"pip failed: {reason[0] if reason else 'no message'}"
+        raise OSError(_unreachable["pip"])
     received = pooch.file_hash(str(wheels[0]), alg="sha256")
     if received != RECBOLE_SHA256:
         raise ValueError(

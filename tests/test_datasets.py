@@ -411,7 +411,7 @@ def test_silent_host_costs_its_budget_once(offline, monkeypatch, capsys):
     assert "fetching http://127.0.0.1" in capsys.readouterr().out
 
 
-def test_no_network_says_where_to_put_the_files(offline, tmp_path, capsys):
+def test_no_network_says_where_to_put_the_files(offline, tmp_path, capsys, monkeypatch):
     with pytest.raises(OSError) as error:
         load_dataset("ml-100k")
     message = str(error.value)
@@ -421,6 +421,10 @@ def test_no_network_says_where_to_put_the_files(offline, tmp_path, capsys):
     steps = ["not in", "fetching http", "no: ", "fetching the recbole", "no: pip failed"]
     assert len(printed) == len(steps)
     assert all(f"ml-100k: {step}" in line for step, line in zip(steps, printed, strict=True))
+    # Neither is tried again, and the reasons are given again.
+    monkeypatch.setattr(datasets.subprocess, "run", None)
+    with pytest.raises(OSError, match="pip failed"):
+        load_dataset("ml-100k")
     assert everything_under(tmp_path / "cache") == []
 
 
