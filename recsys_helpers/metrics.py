@@ -189,7 +189,7 @@ def bootstrap_interval(
             f"{num_samples}."
         )
     generator, users = np.random.default_rng(seed), counts.sum()
-    chunk = max(1, (1 << 22) // len(values))
+    chunk = max(1, (1 << 21) // len(values))
     means = [
         generator.multinomial(users, counts / users, size=min(chunk, num_samples - done)) @ values
         for done in range(0, num_samples, chunk)
@@ -244,10 +244,9 @@ def _check_block(scores: np.ndarray, rows: slice, targets: np.ndarray) -> None:
 def _offsets(seen: pd.DataFrame, num_users: int) -> tuple[np.ndarray, np.ndarray]:
     """Row i + 1's items are `items[offsets[i]:offsets[i + 1]]`."""
     users, items = seen["user_id"].to_numpy(), seen["item_id"].to_numpy()
-    if len(users) and (users[0] < 1 or users[-1] > num_users or (np.diff(users) < 0).any()):
+    if len(users) and (users[0] < 1 or users[-1] > num_users or (users[1:] < users[:-1]).any()):
         raise ValueError(
             f"seen must be sorted by user_id, from 1 to the number of targets ({num_users}); "
             f"received ids from {users.min()} to {users.max()}."
         )
-    lengths = np.bincount(users, minlength=num_users + 1)[1:]
-    return np.concatenate([[0], np.cumsum(lengths)]), items
+    return np.searchsorted(users, np.arange(1, num_users + 2)), items

@@ -1,0 +1,220 @@
+"""The split of the book: what goes where, what is dropped, and that the leakage check fires."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys_helpers.datasets import Dataset, load_dataset
+from recsys_helpers.splits import (
+    LeakageError,
+    check_no_leakage,
+    five_core_items,
+    leave_last_out,
+    random_split,
+)
+
+
+def make_dataset(histories: dict[int, list[int]], name="made-up") -> Dataset:
+    """A dataset of histories in time order; original ids are 100 times the ids."""
+    rows = [(u, i, p) for u, items in histories.items() for p, i in enumerate(items)]
+    table = pd.DataFrame(rows, columns=["user_id", "item_id", "position"], dtype=np.int32)
+    ids = {}
+    for key in ("user_id", "item_id"):
+        index = pd.RangeIndex(1, table[key].max() + 1, name=key)
+        ids[key] = pd.DataFrame({"original_id": 100 * index.to_numpy()}, index=index)
+    return Dataset(name, table, ids["user_id"], ids["item_id"])
+
+
+def random_dataset(seed, num_users=40, num_items=60) -> Dataset:
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(12, 30, num_users)
+    popularity = 1 / np.arange(1, num_items + 1)
+    histories = {
+        user: list(
+            generator.choice(num_items, length, replace=False, p=popularity / popularity.sum()) + 1
+        )
+        for user, length in enumerate(lengths, start=1)
+    }
+    # Every item occurs, so that ids are contiguous; the last user has seen them all.
+    histories[num_users] = list(generator.permutation(num_items) + 1)
+    return make_dataset(histories)
+
+
+def pairs(table) -> set:
+    return set(zip(table["user_id"], table["item_id"], strict=True))
+
+
+# Leave-last-out
+
+
+def test_by_hand():
+    split = leave_last_out(make_dataset({1: [3, 1, 2], 2: [1, 2, 3, 4]}), min_item_interactions=1)
+    assert split.name == "leave-last-out"
+    assert pairs(split.train) == {(1, 3), (2, 1), (2, 2)}
+    assert list(split.targets("validation")) == [1, 3]
+    assert list(split.targets("test")) == [2, 4]
+    assert list(split.known("validation")["item_id"]) == [3, 1, 2]
+    assert list(split.known("test")["item_id"]) == [3, 1, 1, 2, 3]  # in time order
+    with pytest.raises(ValueError, match="received \"?'train"):
+        split.known("train")
+    with pytest.raises(ValueError, match="received \"?'train"):
+        split.targets("train")
+
+
+@pytest.mark.parametrize("make", [leave_last_out, lambda d: random_split(d, seed=3)])
+def test_every_interaction_is_in_one_part(make):
+    split = make(random_dataset(0))
+    rows = split.dataset.interactions
+    parts = [split.train, split.validation, split.test]
+    together = pd.concat(parts).sort_index()
+    pd.testing.assert_frame_equal(together, rows)
+    for part in parts[1:]:
+        assert list(part["user_id"]) == list(range(1, split.dataset.num_users + 1))
+    pd.testing.assert_frame_equal(
+        split.known("test"), rows[~rows.index.isin(split.test.index)], check_freq=False
+    )
+
+
+def test_nothing_in_training_comes_after_a_target():
+    split = leave_last_out(random_dataset(1))
+    last = split.train.groupby("user_id")["position"].max().to_numpy()
+    validation, test = split.validation["position"].to_numpy(), split.test["position"].to_numpy()
+    assert (last < validation).all() and (validation < test).all()
+    assert (split.dataset.interactions.groupby("user_id")["position"].max() == test).all()
+
+
+def test_random_split_lets_the_future_into_training():
+    split = random_split(random_dataset(1), seed=1)
+    last = split.train.groupby("user_id")["position"].max().to_numpy()
+    assert (last > split.test["position"].to_numpy()).mean() > 0.5
+    assert (split.validation["position"].to_numpy() > split.test["position"].to_numpy()).any()
+
+
+def test_random_split_is_uniform_and_seeded():
+    dataset = random_dataset(2)
+    first, again, other = (random_split(dataset, seed=s) for s in (1, 1, 2))
+    assert first.name == "random"
+    assert list(first.targets("test")) == list(again.targets("test"))
+    assert list(first.targets("test")) != list(other.targets("test"))
+    # Every position of a history of five is drawn equally often, by validation and by test.
+    histories = dict.fromkeys(range(1, 4001), [1, 2, 3, 4, 5])
+    split = random_split(make_dataset(histories), seed=0)
+    for target in ("validation", "test"):
+        drawn = np.bincount(split.targets(target), minlength=6)[1:]
+        assert np.abs(drawn - 800).max() < 5 * np.sqrt(4000 * 0.2 * 0.8)
+    assert (split.targets("validation") != split.targets("test")).all()
+
+
+# Five-core items
+
+
+def test_rare_items_are_dropped_and_ids_stay_contiguous():
+    # Items 2 and 4 occur twice, the others three times.
+    dataset = make_dataset({1: [1, 2, 3, 5, 6], 2: [4, 1, 3, 5, 6], 3: [1, 4, 3, 2, 6, 5]})
+    kept = five_core_items(dataset, minimum=3)
+    assert list(kept.items["original_id"]) == [100, 300, 500, 600]
+    assert list(kept.items.index) == [1, 2, 3, 4] and kept.items.index.name == "item_id"
+    assert kept.num_users == 3 and kept.num_items == 4
+    expected = [1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 4, 3]
+    assert list(kept.interactions["item_id"]) == expected
+    assert list(kept.interactions["position"]) == [0, 1, 2, 3] * 3
+    assert kept.interactions["item_id"].dtype == kept.interactions["position"].dtype == np.int32
+    assert list(kept.interactions.index) == list(range(12))
+    # The original is untouched.
+    assert len(dataset.interactions) == 16 and dataset.num_items == 6
+
+
+def test_the_minimum_itself_is_enough():
+    histories = {user: [1, 2, 3] + ([4] if user <= 4 else []) for user in range(1, 6)}
+    assert five_core_items(make_dataset(histories)).num_items == 3
+    histories[5] = [1, 2, 3, 4]
+    dataset = make_dataset(histories)
+    assert five_core_items(dataset) is dataset
+
+
+def test_a_user_left_with_too_little():
+    histories = {user: [1, 2, 3] for user in range(1, 6)} | {6: [1, 4, 2, 5], 7: [6, 7, 1]}
+    with pytest.raises(ValueError, match=r"user 7 \(original id 700\) has 1 interactions") as error:
+        leave_last_out(make_dataset(histories))
+    assert "3 or more" in str(error.value) and "1 other users" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "users", "items", "interactions"),
+    [("ml-100k", 943, 1349, 99_287), ("ml-1m-order", 6_040, 3_416, 999_611)],
+)
+def test_movielens(name, users, items, interactions):
+    try:
+        dataset = load_dataset(name, verbose=False)
+    except (OSError, ValueError) as error:
+        pytest.skip(f"{name} is not here: {error}")
+    split = leave_last_out(dataset)
+    assert split.dataset.num_users == users and split.dataset.num_items == items
+    assert len(split.dataset.interactions) == interactions
+    assert len(split.train) == interactions - 2 * users
+    assert (np.bincount(split.dataset.interactions["item_id"])[1:] >= 5).all()
+    if split.dataset.has_timestamps:
+        latest = split.dataset.interactions.groupby("user_id")["timestamp"].max()
+        assert (split.test["timestamp"].to_numpy() == latest.to_numpy()).all()
+        known = split.known("test").groupby("user_id")["timestamp"].is_monotonic_increasing
+        assert known.all()
+
+
+# The leakage check
+
+
+def check_pairs(split, table):
+    check_no_leakage(split, table["user_id"].to_numpy(), table["item_id"].to_numpy())
+
+
+@pytest.mark.parametrize("make", [leave_last_out, lambda d: random_split(d, seed=5)])
+def test_training_passes_the_check(make):
+    split = make(random_dataset(3))
+    check_pairs(split, split.train)
+    counts = np.bincount(split.train["item_id"], minlength=split.dataset.num_items + 1)
+    check_no_leakage(split, counts=counts)
+    check_no_leakage(split, counts=counts // 2)
+
+
+@pytest.mark.parametrize("target", ["validation", "test"])
+def test_one_leaked_pair_is_found(target):
+    split = leave_last_out(random_dataset(4))
+    for row in (0, 17, len(split.test) - 1):
+        leaked = getattr(split, target).iloc[[row]]
+        with pytest.raises(LeakageError, match=f"1 of {len(split.train) + 1} .* {target}") as error:
+            check_pairs(split, pd.concat([split.train, leaked]))
+        user, item = leaked["user_id"].iloc[0], leaked["item_id"].iloc[0]
+        assert f"user {user} with item {item}" in str(error.value)
+
+
+@pytest.mark.parametrize("target", ["validation", "test"])
+def test_one_leaked_count_is_found(target):
+    split = leave_last_out(random_dataset(5))
+    counts = np.bincount(split.train["item_id"], minlength=split.dataset.num_items + 1)
+    for item in split.targets(target)[[0, 11]]:
+        leaked = counts.copy()
+        leaked[item] += 1
+        with pytest.raises(LeakageError, match=f"1 items .* such as item {item}:"):
+            check_no_leakage(split, counts=leaked)
+
+
+def test_counts_over_everything_are_found():
+    split = leave_last_out(random_dataset(6))
+    everything = np.bincount(split.dataset.interactions["item_id"])
+    with pytest.raises(LeakageError, match="counted more often"):
+        check_no_leakage(split, counts=everything)
+    with pytest.raises(ValueError, match="one for padding"):
+        check_no_leakage(split, counts=everything[1:])
+
+
+def test_targets_of_samples_are_checked():
+    """A split whose training table holds a test interaction cannot be turned into samples."""
+    from dataclasses import replace
+
+    from recsys_helpers.samples import next_item_samples
+
+    split = leave_last_out(random_dataset(7))
+    assert len(next_item_samples(split)) == len(split.train) - split.dataset.num_users
+    leaky = replace(split, train=split.dataset.interactions)
+    with pytest.raises(LeakageError):
+        next_item_samples(leaky)
