@@ -97,7 +97,7 @@ def test_random_split_is_uniform_and_seeded():
     assert list(first.targets("test")) == list(again.targets("test"))
     assert list(first.targets("test")) != list(other.targets("test"))
     # Every position of a history of five is drawn equally often, by validation and by test.
-    histories = dict.fromkeys(range(1, 4001), [1, 2, 3, 4, 5])
+    histories = {user: [1, 2, 3, 4, 5] for user in range(1, 4001)}
     split = random_split(make_dataset(histories), seed=0)
     for target in ("validation", "test"):
         drawn = np.bincount(split.targets(target), minlength=6)[1:]
