@@ -84,6 +84,20 @@ def test_equal_scores_come_in_the_order_of_build(kind):
         assert (in_batch == copies[:k]).all()
 
 
+@BOTH
+def test_scores_that_only_rounding_tells_apart_are_equal(kind):
+    """The same numbers in another order have the same sum, but not in float32."""
+    generator = np.random.default_rng(0)
+    numbers = generator.normal(size=33)
+    vectors = np.array([generator.permutation(numbers) for _ in range(200)])
+    ids = generator.permutation(200)
+    index = kind().build(vectors, ids)
+    found, scores = index.query(np.ones(33), 200)
+    assert found.tolist() == ids.tolist() and len(set(scores.tolist())) == 1
+    if kind is ExactIndex:
+        assert index.query(np.ones(33), 9)[0].tolist() == ids[:9].tolist()
+
+
 def test_exact_search_does_not_trust_float32_products():
     """The best item wins by less than a float32 product over 512 terms can tell apart."""
     generator = np.random.default_rng(3)
