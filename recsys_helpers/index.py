@@ -306,8 +306,9 @@ class AnnoyIndex(_Index):
     Args:
         metric: "dot" or "cosine".
         n_trees: more trees find more, and need more memory and more time to build.
-        search_k: how many nodes a query inspects; None: n_trees times the number of items asked
-            for, Annoy's default. The attribute may be changed at any time.
+        search_k: how many candidates a query collects from the leaves, repetitions included; None:
+            n_trees times the number of items asked for, Annoy's default. The attribute may be
+            changed at any time.
         seed: of the splits.
     """
 
@@ -326,7 +327,7 @@ class AnnoyIndex(_Index):
 
     def _index_vectors(self) -> None:
         self._forest = self._new_forest()
-        self._forest.set_seed(self.seed)  # has no effect on what was added before
+        self._forest.set_seed(self.seed)  # before the first item, as its documentation asks
         for start in range(0, len(self), 10_000):  # blocks, because Python floats are large
             for row, vector in enumerate(self._lifted(start, start + 10_000).tolist(), start):
                 self._forest.add_item(row, vector)
@@ -349,11 +350,10 @@ class AnnoyIndex(_Index):
     def _load_files(self, paths) -> None:
         self._forest = self._new_forest()
         self._forest.load(str(paths["forest.ann"]))
-        if self._forest.get_n_items() != len(self) or self._forest.get_n_trees() != self.n_trees:
+        if self._forest.get_n_items() != len(self):
             raise ValueError(
-                f"{paths['forest.ann']} holds {self._forest.get_n_items()} items in "
-                f"{self._forest.get_n_trees()} trees, expected {len(self)} in {self.n_trees}: it "
-                "belongs to another index."
+                f"{paths['forest.ann']} holds {self._forest.get_n_items()} items, expected "
+                f"{len(self)}: it belongs to another index."
             )
 
     def _config(self) -> dict:
@@ -376,7 +376,7 @@ class AnnoyIndex(_Index):
             wanted = len(self)
         search_k = self.search_k or self.n_trees * wanted
         rows = self._search(asked, wanted, search_k, excluded)
-        while len(rows) < k:  # too few nodes were inspected to find k items
+        while len(rows) < k:  # the candidates were too few, or too often excluded
             if search_k > self.n_trees * len(self):
                 raise RuntimeError("Annoy does not return all items of its index; is it damaged?")
             search_k *= 2
