@@ -223,7 +223,7 @@ def paired_differences(
 
 
 def metric_name(metric: str) -> str:
-    """ "ndcg@10" as people write it: "NDCG@10"."""
+    """Turn "ndcg@10" into what people write, "NDCG@10"."""
     name, at, k = metric.partition("@")
     return METRIC_NAMES.get(name, name) + at + k
 
