@@ -1,0 +1,76 @@
+# Every command a person types. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+URL ?=
+
+# python3 if it will do, else a newer or older one by name.
+CANDIDATES := $(PYTHON) $(if $(PYTHON),,python3 python3.13 python3.12 python3.11)
+RIGHT_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+FIND_PYTHON = for p in $(CANDIDATES); do $$p -c '$(RIGHT_VERSION)' 2>/dev/null && echo $$p && break; done
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help book test results lint clean data requirements set-repository test-colab
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+book: $(INSTALLED) data ## every chapter executed, pages in _build/html, then looked at in a browser
+	@# A build that failed leaves pages and an environment that the next one would take for good
+	@# (jupyter-book 1.0.4 then reports success). So only a finished build is built upon.
+	@test -f _build/finished || rm -rf _build/html _build/.doctrees
+	@rm -f _build/finished
+	$(BIN)/jupyter-book build . -W -n --keep-going
+	@touch _build/finished
+	$(BIN)/python -m pytest -q tests/test_book.py
+
+test: $(INSTALLED) data ## the tests of the package, the chapters and the pages
+	$(BIN)/python -m pytest
+
+results: $(INSTALLED) data ## run what is not recorded in results/, and rewrite the README's table
+	$(BIN)/python results/run.py
+
+lint: $(INSTALLED) ## ruff, as CI runs it
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+data: $(INSTALLED)
+	@$(BIN)/python -c 'from recsys_helpers.datasets import load_dataset; load_dataset("ml-100k")'
+
+set-repository: $(INSTALLED) ## URL=https://github.com/you/it: badges and install cells point there
+	$(BIN)/python book/repository.py $(URL)
+
+test-colab: ## package and chapters with Colab's versions, on Python 3.13
+	@python="$(or $(PYTHON),python3.13)"; $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' \
+	  || { echo "Colab has Python 3.13; '$$python' isn't it. Try: make test-colab PYTHON=/path/to/python3.13"; exit 1; }; \
+	  $$python -m venv $(VENV)-colab
+	$(VENV)-colab/bin/python -m pip install --quiet -e '.[test]' nbclient ipykernel ipywidgets -c requirements-colab.txt
+	$(VENV)-colab/bin/python -m pytest
+	cd notebooks && for chapter in *.ipynb; do \
+	  echo $$chapter; ../$(VENV)-colab/bin/jupyter execute --timeout=900 $$chapter || exit 1; done
+
+requirements: $(INSTALLED) ## resolve requirements.txt anew from pyproject.toml
+	$(BIN)/python -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install --quiet uv
+	{ printf '%s\n' '# Everything the book, its tests and its CI install, on Python 3.11 to 3.13.' \
+	  '# Resolved from pyproject.toml by `make requirements`; pip alone installs it.'; \
+	  $(VENV)-uv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras \
+	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links pyproject.toml \
+	  | grep -v pypy; } > requirements.new
+	mv requirements.new requirements.txt; rm -rf $(VENV)-uv
+
+clean: ## remove what was built, not the environment nor the data
+	rm -rf _build .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)*' -prune -exec rm -rf {} +
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@python="$$($(FIND_PYTHON))"; \
+	if [ -z "$$python" ]; then \
+	  echo "Python 3.11, 3.12 or 3.13 is needed; none found among: $(CANDIDATES)." \
+	    "Install one, or say where it is: make PYTHON=/path/to/python3.12"; exit 1; fi; \
+	$$python -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@

@@ -1,0 +1,133 @@
+"""Sphinx extension: execute a chapter again when anything that it depends on has changed.
+
+jupyter-cache knows a chapter by its code cells and its kernelspec, so an edited helper would leave
+old outputs on the page. As a chapter is read (never on disk), this adds to its kernelspec a digest
+of the rest: the helper modules that it imports, directly or not, requirements.txt, its dataset and,
+if it reads them, the recorded results. Prose is not part of it. A chapter whose digest differs from
+that of the last build is read again, whether its file changed or not.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import sys
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "recsys_helpers"
+RESULTS_MODULE = "results"
+
+
+def imported_modules(tree: ast.AST, package: Path) -> set[str]:
+    """Names of the package's modules that `tree` imports, wherever in it."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            dotted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = [package.name] * (node.level > 0) + [node.module] * bool(node.module)
+            dotted = [".".join([*start, alias.name]) for alias in node.names]
+        else:
+            continue
+        names |= {name.split(".")[1] for name in dotted if name.startswith(f"{package.name}.")}
+    return {name for name in names if (package / f"{name}.py").is_file()}
+
+
+def all_modules(trees: list[ast.AST], package: Path) -> list[str]:
+    """Names of the modules that `trees` import, and of those that these import, sorted."""
+    found: set[str] = set()
+    waiting = set().union(*(imported_modules(tree, package) for tree in trees))
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting |= imported_modules(ast.parse((package / f"{name}.py").read_bytes()), package)
+        waiting -= found
+    return sorted(found)
+
+
+def datasets(trees: list[ast.AST]) -> list[str]:
+    """What the cells load: `dataset = "..."` and `load_dataset("...")`."""
+    found = set()
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "dataset":
+            value = node.value
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "load_dataset" and node.args:
+            value = node.args[0]
+        else:
+            continue
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            found.add(value.value)
+    return sorted(found)
+
+
+@cache
+def dataset_digest(name: str) -> str:
+    """Digest of everything in a dataset: interactions, and what is known of users and items."""
+    from recsys_helpers.datasets import load_dataset
+
+    dataset = load_dataset(name, verbose=False)
+    tables = dataset.users.to_csv() + dataset.items.to_csv()
+    return hashlib.sha256((dataset.fingerprint + tables).encode()).hexdigest()
+
+
+def digest(source: str, root: Path = ROOT) -> str:
+    """Digest of what the notebook with this source depends on, its own cells excepted.
+
+    Args:
+        source: text of an .ipynb file.
+        root: the checkout.
+    """
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    cells = [cell for cell in json.loads(source)["cells"] if cell["cell_type"] == "code"]
+    python = [TransformerManager().transform_cell("".join(cell["source"])) for cell in cells]
+    trees = [ast.parse(code) for code in python]
+    package = root / PACKAGE
+    modules = all_modules(trees, package)
+    files = [package / "__init__.py", *(package / f"{name}.py" for name in modules)]
+    files.append(root / "requirements.txt")
+    if RESULTS_MODULE in modules:
+        files += sorted((root / "results").rglob("*.json"))
+    content = [[str(f.relative_to(root)), hashlib.sha256(f.read_bytes()).hexdigest()] for f in files]
+    content += [["dataset", name, dataset_digest(name)] for name in datasets(trees)]
+    content.append(["python", *sys.version_info[:2]])
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+# What Sphinx calls
+
+
+def _digests(env) -> dict[str, str]:
+    if not hasattr(env, "execution_digests"):
+        env.execution_digests = {}  # kept by Sphinx from one build to the next
+    return env.execution_digests
+
+
+def _is_notebook(env, document: str) -> bool:
+    return env.doc2path(document).endswith(".ipynb")
+
+
+def changed(app, env, added, changed, removed):
+    """Documents to read again: chapters whose digest is not that of the last build."""
+    known = _digests(env)
+    notebooks = [d for d in set(env.found_docs) - set(added) if _is_notebook(env, d)]
+    return [d for d in notebooks if known.get(d) != digest(Path(env.doc2path(d)).read_text("utf-8"))]
+
+
+def add_digest(app, document, content):
+    """Make the digest part of what jupyter-cache compares."""
+    if _is_notebook(app.env, document):
+        notebook = json.loads(content[0])
+        value = _digests(app.env)[document] = digest(content[0])
+        notebook["metadata"].setdefault("kernelspec", {})["depends_on"] = value
+        content[0] = json.dumps(notebook)
+
+
+def setup(app):
+    """Register with Sphinx."""
+    app.connect("env-get-outdated", changed)
+    app.connect("source-read", add_digest)
+    return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}
