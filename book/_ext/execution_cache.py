@@ -113,8 +113,8 @@ def _is_notebook(env, document: str) -> bool:
 def changed(app, env, added, changed, removed):
     """Documents to read again: chapters whose digest is not that of the last build."""
     known = _digests(env)
-    notebooks = [d for d in set(env.found_docs) - set(added) if _is_notebook(env, d)]
-    return [d for d in notebooks if known.get(d) != digest(Path(env.doc2path(d)).read_text("utf-8"))]
+    paths = {d: Path(env.doc2path(d)) for d in env.found_docs - set(added) if _is_notebook(env, d)}
+    return [d for d, path in paths.items() if known.get(d) != digest(path.read_text("utf-8"))]
 
 
 def add_digest(app, document, content):
