@@ -208,8 +208,9 @@ class FMUserTower(layers.Layer):
         fields = [inputs[name][:, None] for name in PROFILE]  # each (batch, 1)
         if self.use_history:
             history = inputs["history"]  # (batch, history_length)
-            fields += [history] + [history[:, -i : history.shape[1] - i + 1] for i in
-                                   range(1, self.last + 1)]
+            fields += [history] + [
+                history[:, -i : history.shape[1] - i + 1] for i in range(1, self.last + 1)
+            ]
         ids, values = [], []
         for offset, field in zip(self.offsets, fields, strict=False):
             present = ops.cast(ops.not_equal(field, 0), self.compute_dtype)
@@ -228,8 +229,12 @@ class FMUserTower(layers.Layer):
 
     def get_config(self):
         config = {"sizes": self.sizes, "num_items": self.num_items, "dim": self.dim}
-        return {**super().get_config(), **config, "use_history": self.use_history,
-                "last": self.last}
+        return {
+            **super().get_config(),
+            **config,
+            "use_history": self.use_history,
+            "last": self.last,
+        }
 
 
 @register
@@ -278,8 +283,11 @@ class FMItemTower(layers.Layer):
         return self.vector(*self.encode(item_ids))
 
     def get_config(self):
-        return {**super().get_config(), "dim": self.dim,
-                "item_features": keras.saving.serialize_keras_object(self.item_features)}
+        return {
+            **super().get_config(),
+            "dim": self.dim,
+            "item_features": keras.saving.serialize_keras_object(self.item_features),
+        }
 
 
 # --- DSSM -------------------------------------------------------------------------------------
@@ -301,15 +309,18 @@ class DSSMUserTower(layers.Layer):
         recency, last: see `HistoryFeatures`.
     """
 
-    def __init__(self, sizes, num_items, dim, hidden=(256,), dropout=0.2, recency=True, last=3,
-                 **kwargs):
+    def __init__(
+        self, sizes, num_items, dim, hidden=(256,), dropout=0.2, recency=True, last=3, **kwargs
+    ):
         super().__init__(**kwargs)
         self.sizes, self.num_items, self.dim = dict(sizes), num_items, dim
         self.hidden, self.dropout, self.recency, self.last = tuple(hidden), dropout, recency, last
-        self.profile = {name: _embedding(sizes[name], _width(sizes[name], dim), name)
-                        for name in PROFILE}
+        self.profile = {
+            name: _embedding(sizes[name], _width(sizes[name], dim), name) for name in PROFILE
+        }
         self.history = HistoryFeatures(num_items, dim, recency, last)
-        self.network = _network(hidden, dim, dropout)
+        self.drop = layers.Dropout(dropout)
+        self.network = _network(hidden, dim)
 
     def build(self, input_shape):
         _build_user_tower(self, input_shape)
@@ -318,12 +329,19 @@ class DSSMUserTower(layers.Layer):
         """Map the inputs to user vectors of length one, [batch, dim]."""
         parts = [self.profile[name](inputs[name]) for name in PROFILE]
         parts.append(self.history(inputs["history"]))
-        return l2_normalize(self.network(ops.concatenate(parts, -1), training=training))
+        wide = self.drop(ops.concatenate(parts, -1), training=training)
+        return l2_normalize(self.network(wide))
 
     def get_config(self):
         config = {"sizes": self.sizes, "num_items": self.num_items, "dim": self.dim}
-        return {**super().get_config(), **config, "hidden": self.hidden, "dropout": self.dropout,
-                "recency": self.recency, "last": self.last}
+        return {
+            **super().get_config(),
+            **config,
+            "hidden": self.hidden,
+            "dropout": self.dropout,
+            "recency": self.recency,
+            "last": self.last,
+        }
 
 
 @register
@@ -345,7 +363,7 @@ class DSSMItemTower(layers.Layer):
             _embedding(self.item_features.vocabulary_size(name), dim // 4, name)
             for name in ("genres", "year")
         )
-        self.network = _network(hidden, dim, dropout=0.0)
+        self.network = _network(hidden, dim)
 
     def build(self, input_shape):
         for table in (self.ids, self.genres, self.year):
@@ -360,8 +378,12 @@ class DSSMItemTower(layers.Layer):
         return l2_normalize(self.network(ops.concatenate(parts, -1)))
 
     def get_config(self):
-        return {**super().get_config(), "dim": self.dim, "hidden": self.hidden,
-                "item_features": keras.saving.serialize_keras_object(self.item_features)}
+        return {
+            **super().get_config(),
+            "dim": self.dim,
+            "hidden": self.hidden,
+            "item_features": keras.saving.serialize_keras_object(self.item_features),
+        }
 
 
 # --- YouTubeDNN -------------------------------------------------------------------------------
@@ -383,44 +405,77 @@ class YouTubeDNNUserTower(layers.Layer):
         hidden: sizes of the ReLU layers below the output.
         dropout: share of the network's input that is dropped in training.
         recency, last: see `HistoryFeatures`; False and 0 give the paper's plain average.
-        use_example_age: read `example_age`; without it the input is ignored.
+        example_age_scale: days by which `example_age` is divided, such as its mean in training;
+            None ignores the input.
         normalize: give the vectors length one; the paper leaves them as they are.
     """
 
-    def __init__(self, sizes, num_items, num_tokens, dim, hidden=(256,), dropout=0.2, recency=True,
-                 last=3, use_example_age=True, normalize=True, **kwargs):
+    def __init__(
+        self,
+        sizes,
+        num_items,
+        num_tokens,
+        dim,
+        hidden=(256,),
+        dropout=0.2,
+        recency=True,
+        last=3,
+        example_age_scale=None,
+        normalize=True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.sizes, self.num_items, self.num_tokens, self.dim = (
-            dict(sizes), num_items, num_tokens, dim)
+            dict(sizes),
+            num_items,
+            num_tokens,
+            dim,
+        )
         self.hidden, self.dropout, self.recency, self.last = tuple(hidden), dropout, recency, last
-        self.use_example_age, self.normalize = use_example_age, normalize
-        self.profile = {name: _embedding(sizes[name], _width(sizes[name], dim), name)
-                        for name in PROFILE[1:]}
+        self.example_age_scale, self.normalize = example_age_scale, normalize
+        self.profile = {
+            name: _embedding(sizes[name], _width(sizes[name], dim), name) for name in PROFILE[1:]
+        }
         self.history = HistoryFeatures(num_items, dim, recency, last)
         self.search = _embedding(num_tokens, dim // 4, "search")
-        self.network = _network(hidden, dim, dropout)
+        self.drop = layers.Dropout(dropout)
+        self.network = _network(hidden, dim)
 
     def build(self, input_shape):
         self.search.build(None)
-        _build_user_tower(self, input_shape, self.dim // 4 + 2 * self.use_example_age)
+        ages = 0 if self.example_age_scale is None else 3
+        _build_user_tower(self, input_shape, self.dim // 4 + ages)
 
     def call(self, inputs, training=False):
         """Map the inputs to user vectors, [batch, dim]."""
         parts = [self.profile[name](inputs[name]) for name in PROFILE[1:]]
         parts.append(self.history(inputs["history"]))
         parts.append(masked_mean(self.search(inputs["search"]), inputs["search"]))
-        if self.use_example_age:
-            # The paper feeds powers of the normalised age; the log tames years against hours.
-            age = ops.log1p(ops.cast(inputs["example_age"], self.compute_dtype))[:, None] / 8.0
-            parts += [age, ops.sqrt(age)]
-        vectors = self.network(ops.concatenate(parts, -1), training=training)
+        wide = self.drop(ops.concatenate(parts, -1), training=training)
+        if self.example_age_scale is not None:
+            # With its powers, as in section 4.2 of the paper; one number must not be dropped.
+            age = ops.cast(inputs["example_age"], self.compute_dtype) / self.example_age_scale
+            wide = ops.concatenate([wide, ops.stack([age, ops.sqrt(age), age**2], -1)], -1)
+        vectors = self.network(wide)  # (batch, dim)
         return l2_normalize(vectors) if self.normalize else vectors
 
     def get_config(self):
-        config = {"sizes": self.sizes, "num_items": self.num_items, "dim": self.dim,
-                  "num_tokens": self.num_tokens, "use_example_age": self.use_example_age}
-        return {**super().get_config(), **config, "hidden": self.hidden, "dropout": self.dropout,
-                "recency": self.recency, "last": self.last, "normalize": self.normalize}
+        config = {
+            "sizes": self.sizes,
+            "num_items": self.num_items,
+            "dim": self.dim,
+            "num_tokens": self.num_tokens,
+            "example_age_scale": self.example_age_scale,
+        }
+        return {
+            **super().get_config(),
+            **config,
+            "hidden": self.hidden,
+            "dropout": self.dropout,
+            "recency": self.recency,
+            "last": self.last,
+            "normalize": self.normalize,
+        }
 
 
 @register
@@ -462,9 +517,8 @@ def _width(size, dim):
     return dim if size > 100 else dim // 4
 
 
-def _network(hidden, dim, dropout):
-    stack = [layers.Dropout(dropout)] if dropout else []
-    stack += [layers.Dense(units, activation="relu") for units in hidden]
+def _network(hidden, dim):
+    stack = [layers.Dense(units, activation="relu") for units in hidden]
     return keras.Sequential([*stack, layers.Dense(dim)])
 
 

@@ -34,7 +34,10 @@ from recsys_helpers.results import load_runs, results_table, write_run  # noqa: 
 SEEDS = {"ml-100k": (1, 2, 3), "ml-1m-order": (1,)}
 CHAPTERS = ("02_data_and_rules", "03_factorization_machines", "04_dssm", "05_youtubednn")
 # Parameters of a chapter that differ from those in its notebook, by dataset.
-PARAMETERS: dict[tuple[str, str], dict] = {}
+PARAMETERS: dict[tuple[str, str], dict] = {
+    ("04_dssm", "ml-1m-order"): {"temperature": 0.07, "epochs": 12},
+    ("05_youtubednn", "ml-1m-order"): {"temperature": 0.07, "dropout": 0.2},
+}
 
 RECORD = "record"
 # These write and draw what was computed; they cannot change it.

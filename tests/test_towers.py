@@ -50,7 +50,9 @@ def make_user_towers():
         "fm": towers.FMUserTower(SIZES, NUM_ITEMS, DIM),
         "fm_profile": towers.FMUserTower(SIZES, NUM_ITEMS, DIM, use_history=False),
         "dssm": towers.DSSMUserTower(SIZES, NUM_ITEMS, DIM, hidden=(16,)),
-        "youtubednn": towers.YouTubeDNNUserTower(SIZES, NUM_ITEMS, NUM_TOKENS, DIM, hidden=(16,)),
+        "youtubednn": towers.YouTubeDNNUserTower(
+            SIZES, NUM_ITEMS, NUM_TOKENS, DIM, hidden=(16,), example_age_scale=50.0
+        ),
     }
 
 
@@ -195,9 +197,9 @@ def test_deep_towers_give_unit_vectors_of_one_size(item_features):
 def test_example_age_is_read_only_where_asked_for():
     inputs = user_inputs()
     older = inputs | {"example_age": inputs["example_age"] + 100}
-    for reads in (True, False):
+    for scale, reads in ((50.0, True), (None, False)):
         tower = towers.YouTubeDNNUserTower(
-            SIZES, NUM_ITEMS, NUM_TOKENS, DIM, hidden=(16,), use_example_age=reads
+            SIZES, NUM_ITEMS, NUM_TOKENS, DIM, hidden=(16,), example_age_scale=scale
         )
         randomize(built(tower, inputs))
         assert np.allclose(call(tower, inputs), call(tower, older)) is not reads
