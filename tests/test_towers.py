@@ -15,6 +15,8 @@ SIZES = {"user_id": 20, "gender": 3, "age": 8, "occupation": 5}
 
 @pytest.fixture
 def float64():
+    if keras.backend.backend() == "jax":
+        pytest.skip("JAX computes in float32 unless it is told otherwise before it starts")
     before = keras.config.floatx()
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
@@ -221,7 +223,7 @@ def test_item_towers_look_up_their_own_features(item_features):
         values = ops.convert_to_numpy(table).copy()
         values[3] = values[2]
         if hasattr(tower, "linear"):
-            tower.linear.embeddings.assign(ops.zeros_like(tower.linear.embeddings))
+            tower.linear.embeddings.assign(np.zeros(tower.linear.embeddings.shape))
         table.assign(values)
         after = ops.convert_to_numpy(tower(ops.convert_to_tensor([2, 3])))
         np.testing.assert_allclose(after[0], after[1], rtol=1e-5)
