@@ -11,8 +11,6 @@ CANDIDATES := $(PYTHON) $(if $(PYTHON),,python3 python3.13 python3.12 python3.11
 RIGHT_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 FIND_PYTHON = for p in $(CANDIDATES); do $$p -c '$(RIGHT_VERSION)' 2>/dev/null && echo $$p && break; done
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
-
 .PHONY: help book test results lint clean data requirements set-repository test-colab
 
 help: ## this list

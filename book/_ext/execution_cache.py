@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "recsys_helpers"
 RESULTS_MODULE = "results"
+
+
+def parse(notebook: dict) -> list[ast.Module]:
+    """The code cells of a notebook; magics and shell escapes become calls."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return [ast.parse(TransformerManager().transform_cell("".join(c["source"]))) for c in cells]
 
 
 def imported_modules(tree: ast.AST, package: Path) -> set[str]:
@@ -80,18 +89,14 @@ def digest(source: str, root: Path = ROOT) -> str:
         source: text of an .ipynb file.
         root: the checkout.
     """
-    from IPython.core.inputtransformer2 import TransformerManager
-
-    cells = [cell for cell in json.loads(source)["cells"] if cell["cell_type"] == "code"]
-    python = [TransformerManager().transform_cell("".join(cell["source"])) for cell in cells]
-    trees = [ast.parse(code) for code in python]
+    trees = parse(json.loads(source))
     package = root / PACKAGE
     modules = all_modules(trees, package)
     files = [package / "__init__.py", *(package / f"{name}.py" for name in modules)]
     files.append(root / "requirements.txt")
     if RESULTS_MODULE in modules:
         files += sorted((root / "results").rglob("*.json"))
-    content = [[str(f.relative_to(root)), hashlib.sha256(f.read_bytes()).hexdigest()] for f in files]
+    content = [[f.name, hashlib.sha256(f.read_bytes()).hexdigest()] for f in files]
     content += [["dataset", name, dataset_digest(name)] for name in datasets(trees)]
     content.append(["python", *sys.version_info[:2]])
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -128,6 +133,8 @@ def add_digest(app, document, content):
 
 def setup(app):
     """Register with Sphinx."""
+    # What TensorFlow says of drivers it did not find has no place on a page.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     app.connect("env-get-outdated", changed)
     app.connect("source-read", add_digest)
     return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}
