@@ -1,0 +1,221 @@
+"""The built pages, opened in a browser without a network.
+
+Run by `make book` on what it has just built. Skipped where the book isn't built or no browser is
+found; a browser is never downloaded.
+"""
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+HTML = ROOT / "_build" / "html"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+# Nothing but what the test asks for may leave the browser.
+FLAGS = (
+    "--disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --no-sandbox"
+).split()
+# The host of the pages is on this machine; every other name resolves to nothing.
+NO_NETWORK = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+
+
+def documents() -> list[str]:
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
+    chapters = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    return [toc["root"], *chapters]
+
+
+CHAPTERS = [name for name in documents() if name.startswith("notebooks/")]
+
+
+@pytest.fixture(scope="module")
+def site():
+    """Address of a server on this machine that has the built pages."""
+    if not (ROOT / "_build" / "finished").is_file():
+        pytest.skip("the book isn't built: run `make book`")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    handler = functools.partial(Quiet, directory=HTML)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser(site):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
+    path = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"no browser here: none of {', '.join(BROWSERS)} is on the PATH")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=path, args=FLAGS + NO_NETWORK)
+        yield chromium
+        chromium.close()
+
+
+class Seen:
+    """What happened while a page was open."""
+
+    def __init__(self, page):
+        self.page = page
+        self.errors = []
+        self.requests = []
+        page.on("console", lambda m: m.type == "error" and self.errors.append(m.text))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("requestfailed", lambda request: self.errors.append(f"failed: {request.url}"))
+        page.on("response", lambda r: r.status >= 400 and self.errors.append(f"{r.status} {r.url}"))
+
+
+@pytest.fixture(scope="module")
+def opened(browser, site):
+    """Open a page once, wide, and wait until its formulas are typeset."""
+
+    @functools.cache
+    def open_page(document: str) -> Seen:
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        seen = Seen(page)
+        page.goto(f"{site}/{document}.html", wait_until="load")
+        if page.locator(".math").count():
+            page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
+            page.evaluate("MathJax.startup.promise")
+        page.wait_for_load_state("networkidle")
+        return seen
+
+    return open_page
+
+
+def test_the_front_page_leads_to_the_introduction(browser, site):
+    page = browser.new_page()
+    page.goto(site, wait_until="load")
+    page.wait_for_url(f"{site}/{documents()[0]}.html")
+
+
+@pytest.mark.parametrize("document", documents())
+def test_nothing_fails_and_nothing_comes_from_elsewhere(opened, site, document):
+    seen = opened(document)
+    assert [url for url in seen.requests if not url.startswith((f"{site}/", "data:"))] == []
+    assert seen.errors == []
+    assert len(seen.requests) > 5  # style sheets and scripts were asked for
+
+
+@pytest.mark.parametrize("document", documents())
+def test_no_script_style_or_image_names_another_host(opened, site, document):
+    addresses = opened(document).page.evaluate(
+        """() => [...document.querySelectorAll('script[src], img, iframe, link[rel=stylesheet]')]
+                 .map(element => element.src || element.href)"""
+    )
+    assert addresses
+    assert [a for a in addresses if not a.startswith((f"{site}/", "data:"))] == []
+
+
+@pytest.mark.parametrize("document", documents())
+def test_every_formula_is_typeset(opened, document):
+    page = opened(document).page
+    formulas = page.locator("article .math").count()
+    typeset = page.locator("article .math mjx-container").count()
+    assert typeset >= formulas
+    assert page.locator("mjx-merror").all_inner_texts() == []
+    if formulas:
+        # Typeset with MathJax's own fonts, from the build: a fallback would have no size.
+        assert page.evaluate("document.fonts.check('16px MJXTEX')")
+        box = page.locator("article .math mjx-container").first.bounding_box()
+        assert box["width"] > 3 and box["height"] > 5
+    if document in CHAPTERS:
+        assert formulas > 5
+
+
+@pytest.mark.parametrize("document", documents())
+def test_equations_are_numbered_and_references_found(opened, document):
+    page = opened(document).page
+    # Each equation with a label shows its number, and each reference leads to one on some page.
+    assert page.locator("article div.math[id]").count() == page.locator("article .eqno").count()
+    assert "??" not in page.locator("article").inner_text()
+    broken = page.evaluate(
+        """() => [...document.querySelectorAll('article a.internal[href^="#"]')]
+                 .map(a => decodeURIComponent(a.getAttribute('href').slice(1)))
+                 .filter(id => id && !document.getElementById(id))"""
+    )
+    assert broken == []
+
+
+@pytest.mark.parametrize("document", documents())
+def test_every_figure_is_there(opened, document):
+    page = opened(document).page
+    images = page.evaluate(
+        """async () => {
+             const images = [...document.querySelectorAll('article img')];
+             images.forEach(image => { image.loading = 'eager'; });
+             await Promise.all(images.map(image => image.decode().catch(() => null)));
+             return images.map(i => [i.src, i.naturalWidth, i.alt]);
+           }"""
+    )
+    assert [source for source, width, _ in images if not width] == []
+    if document in CHAPTERS:
+        drawn = [source for source, _, alt in images if alt != "Open in Colab"]
+        assert len(drawn) >= 1
+
+
+@pytest.mark.parametrize("document", CHAPTERS)
+def test_chapters_show_tables_with_numbers(opened, document):
+    tables = opened(document).page.locator("article .cell_output table")
+    rows = [tables.nth(i).locator("tbody tr").count() for i in range(tables.count())]
+    assert rows and max(rows) > 1
+    assert any(character.isdigit() for character in tables.first.inner_text())
+
+
+@pytest.mark.parametrize("document", CHAPTERS)
+def test_chapters_show_no_error_and_no_noise(opened, document):
+    article = opened(document).page.locator("article")
+    assert article.locator(".output.traceback").count() == 0
+    assert article.locator(".output.stderr").all_inner_texts() == []
+    text = article.inner_text()
+    for path in (str(ROOT), str(Path.home()), "site-packages"):
+        assert path not in text
+
+
+@pytest.mark.parametrize("document", CHAPTERS)
+def test_solutions_are_folded(opened, document):
+    dropdowns = opened(document).page.locator("article details.sd-dropdown, article .toggle")
+    assert dropdowns.count() >= 1
+    assert dropdowns.first.evaluate("e => !e.open") is True
+
+
+@pytest.mark.parametrize("document", documents())
+def test_a_narrow_window_need_not_scroll_sideways(opened, document):
+    page = opened(document).page
+    wide = page.viewport_size
+    page.set_viewport_size({"width": 420, "height": 900})
+    try:
+        assert page.evaluate("document.documentElement.scrollWidth") <= 420
+    finally:
+        page.set_viewport_size(wide)
+
+
+def test_search_finds_a_word(browser, site):
+    page = browser.new_page()
+    page.goto(f"{site}/search.html?q=temperature", wait_until="load")
+    page.wait_for_selector("#search-results li a", timeout=20_000)
+    assert any("dssm" in a for a in page.locator("#search-results li a").evaluate_all(
+        "links => links.map(a => a.href)"
+    ))  # fmt: skip
+
+
+def test_badges_lead_to_the_notebooks(opened):
+    for chapter in CHAPTERS:
+        link = opened(chapter).page.locator("article a:has(img[alt='Open in Colab'])")
+        assert link.count() == 1
+        assert link.get_attribute("href").endswith(f"/blob/main/{chapter}.ipynb")

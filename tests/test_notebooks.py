@@ -1,0 +1,190 @@
+"""The chapters as they are committed: without outputs, and agreeing with the configuration."""
+
+import ast
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
+
+spec = importlib.util.spec_from_file_location("repository", ROOT / "book" / "repository.py")
+repository = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(repository)
+
+
+def read(path):
+    return nbformat.read(path, as_version=nbformat.NO_CONVERT)
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def test_the_contents_list_every_chapter_in_reading_order():
+    listed = [c["file"] for part in TOC["parts"] for c in part["chapters"]]
+    chapters = [name.removeprefix("notebooks/") for name in listed if name.startswith("notebooks/")]
+    assert chapters == [path.stem for path in NOTEBOOKS]
+    assert [int(name[:2]) for name in chapters] == list(range(1, len(chapters) + 1))
+    # Sphinx numbers the chapters by the same order: those parts are numbered and come first.
+    numbered = [
+        c["file"] for part in TOC["parts"] if part.get("numbered") for c in part["chapters"]
+    ]
+    assert numbered == listed[: len(chapters)]
+    for page in [TOC["root"], *listed]:
+        assert any((ROOT / f"{page}{suffix}").is_file() for suffix in (".md", ".ipynb")), page
+
+
+@each
+def test_format(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert notebook.metadata == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+
+
+@each
+def test_no_outputs(path):
+    for cell in read(path).cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None, cell.id
+        assert "attachments" not in cell, cell.id
+        assert set(cell.metadata) <= {"tags"}, cell.id
+
+
+@each
+def test_one_parameters_cell_of_plain_assignments(path):
+    (cell,) = [cell for cell in read(path).cells if "parameters" in tags(cell)]
+    statements = ast.parse(cell.source).body
+    assert statements
+    for statement in statements:
+        assert isinstance(statement, ast.Assign), ast.unparse(statement)
+        ast.literal_eval(statement.value)  # a constant, so that papermill can replace it
+
+
+@each
+def test_at_most_one_record_cell_and_it_comes_after_the_parameters(path):
+    order = [
+        tag for cell in read(path).cells for tag in tags(cell) if tag in ("parameters", "record")
+    ]
+    assert order in (["parameters"], ["parameters", "record"])
+
+
+@each
+def test_badge_and_installation_agree_with_the_configuration(path):
+    first, second = read(path).cells[:2]
+    url = CONFIG["repository"]["url"]
+    place = url.removeprefix("https://github.com/")
+    title, empty, badge = first.source.split("\n")
+    assert first.cell_type == "markdown" and title.startswith("# ") and not empty
+    assert badge.endswith(
+        f"](https://colab.research.google.com/github/{place}/blob/main/notebooks/{path.name})"
+    )
+    image = re.search(r"!\[[^]]+\]\(([^)]+)\)", badge)[1]
+    assert (path.parent / image).is_file()
+    assert second.cell_type == "code" and {"install", "hide-input"} <= set(tags(second))
+    assert re.search(r"%pip install .*\bgit\+(\S+)", second.source)[1] == url
+    assert CONFIG["repository"]["branch"] == repository.BRANCH
+
+
+def test_whatever_names_the_repository_is_derived_from_the_configuration():
+    for path, text in repository.derived().items():
+        assert path.read_text("utf-8") == text, f"{path.name}: run `make set-repository`"
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["repository-code"] == CONFIG["repository"]["url"]
+
+
+@each
+def test_one_title(path):
+    titles = [
+        line
+        for cell in read(path).cells
+        if cell.cell_type == "markdown"
+        for line in re.sub(r"```.*?```", "", cell.source, flags=re.DOTALL).splitlines()
+        if line.startswith("# ")
+    ]
+    assert len(titles) == 1
+
+
+@each
+def test_links_to_files_lead_somewhere(path):
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    targets = re.findall(r"\]\(([^)#\s]+)\)", text)
+    targets += re.findall(r"```+\{(?:figure|image)\} (\S+)", text)
+    targets += [f"{name}.*" for name in re.findall(r"\{doc\}`(?:[^`<]*<)?([^`>]+)>?`", text)]
+    for target in targets:
+        if "://" not in target:
+            folder, name = (path.parent / target).parent, Path(target).name
+            assert list(folder.glob(name)), target
+
+
+@each
+def test_no_local_paths(path):
+    text = path.read_text("utf-8")
+    for hint in ("/home/", "/Users/", "/root/", "/work/", "/tmp/", "C:\\\\", str(ROOT)):
+        assert hint not in text, hint
+
+
+# The tool
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    for name in ("_config.yml", "CITATION.cff"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    monkeypatch.setattr(repository, "ROOT", tmp_path)
+    monkeypatch.setattr(repository.derived, "__defaults__", (tmp_path,))
+    return tmp_path
+
+
+def test_setting_the_repository_changes_nothing_else(copy, capsys):
+    repository.main(["https://github.com/some-body/some.book/"])
+    assert repository.address(copy) == "https://github.com/some-body/some.book"
+    assert repository.address(ROOT) == CONFIG["repository"]["url"]
+    before, after = ((root / "_config.yml").read_text("utf-8").split("\n") for root in (ROOT, copy))
+    assert [(a, b) for a, b in zip(before, after, strict=True) if a != b] == [
+        (f"  url: {CONFIG['repository']['url']}", "  url: https://github.com/some-body/some.book")
+    ]
+    for path in NOTEBOOKS:
+        old, new = json.loads(path.read_text("utf-8")), None
+        new = json.loads((copy / "notebooks" / path.name).read_text("utf-8"))
+        assert new["cells"][2:] == old["cells"][2:] and new["metadata"] == old["metadata"]
+        assert new["cells"][0]["source"][0] == old["cells"][0]["source"][0]
+        assert f"github/some-body/some.book/blob/main/notebooks/{path.name}" in str(new["cells"][0])
+        assert "git+https://github.com/some-body/some.book" in str(new["cells"][1])
+    assert "some-body/some.book" in (copy / "CITATION.cff").read_text("utf-8")
+    assert capsys.readouterr().out.count("rewrote") == len(NOTEBOOKS) + 1
+    repository.main([])
+    assert capsys.readouterr().out == ""  # a second run finds nothing to do
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "github.com/a/b",
+        "https://gitlab.com/a/b",
+        "https://github.com/a",
+        "https://github.com/a/b/c",
+    ],
+)
+def test_an_address_that_colab_cannot_open_is_refused(copy, url):
+    with pytest.raises(ValueError, match="expected https://github.com/OWNER/REPOSITORY, received"):
+        repository.main([url])
+    assert repository.address(copy) == CONFIG["repository"]["url"]
