@@ -45,7 +45,7 @@ test-colab: ## package and chapters with Colab's versions, on Python 3.13
 	@python="$(or $(PYTHON),python3.13)"; $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' \
 	  || { echo "Colab has Python 3.13; '$$python' isn't it. Try: make test-colab PYTHON=/path/to/python3.13"; exit 1; }; \
 	  $$python -m venv $(VENV)-colab
-	$(VENV)-colab/bin/python -m pip install --quiet -e '.[test]' nbclient ipykernel ipywidgets -c requirements-colab.txt
+	$(VENV)-colab/bin/python -m pip install --quiet -e '.[test]' nbclient ipykernel ipywidgets papermill -c requirements-colab.txt
 	$(VENV)-colab/bin/python -m pytest
 	cd notebooks && for chapter in *.ipynb; do \
 	  echo $$chapter; ../$(VENV)-colab/bin/jupyter execute --timeout=900 $$chapter || exit 1; done
