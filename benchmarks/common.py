@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
+import re
 from pathlib import Path
 
 import numpy as np
@@ -36,3 +38,21 @@ def alternate(contenders: dict, rounds: int = 5) -> dict:
             if turn:
                 measured[name].append(seconds)
     return {name: float(np.median(values)) for name, values in measured.items()}
+
+
+def in_fresh_process(function, *arguments):
+    """What `function(*arguments)` returns, from a process that ends and gives its memory back."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def peak_memory(function, *arguments) -> float:
+    """Peak memory, GiB, of a process that does nothing but `function(*arguments)` (Linux)."""
+    return in_fresh_process(_call_and_look, function, *arguments)
+
+
+def _call_and_look(function, *arguments):
+    function(*arguments)
+    # Not getrusage, whose peak begins with that of the process this one was forked from.
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20

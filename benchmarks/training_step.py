@@ -10,18 +10,15 @@ examples a step, 64 dimensions, through ordinary `compile` and `fit`.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import re
 import sys
 import time
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
-from common import alternate, report  # noqa: E402
+from common import alternate, in_fresh_process, peak_memory, report  # noqa: E402
 
 from recsys_helpers.rowwise import RowAdagrad, RowAdam, RowEmbedding, RowSGD  # noqa: E402
 from recsys_helpers.sampled_softmax import UniformSampler  # noqa: E402
@@ -70,39 +67,35 @@ def contender(items: int, layer: str, optimizer: str):
     return measure
 
 
-def peak_memory(items: int, layer: str, optimizer: str) -> float:
-    """Peak memory of a process that does nothing but train, GiB (Linux)."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_train_and_look, (items, layer, optimizer))
-
-
-def _train_and_look(items, layer, optimizer):
+def train(items: int, layer: str, optimizer: str) -> None:
     contender(items, layer, optimizer)()
-    # Not getrusage, whose peak begins with that of the process this one was forked from.
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20
+
+
+def compare(sizes: list[int], optimizer: str) -> dict:
+    """Median seconds of a step, (items, layer) -> seconds, all measured in turns."""
+    contenders = {
+        (items, layer): contender(items, layer, optimizer) for items in sizes for layer in LAYERS
+    }
+    return alternate(contenders, ROUNDS)
 
 
 def main():
-    sizes = [int(size) for size in sys.argv[1:]] or SIZES
+    sizes = [int(size) for size in sys.argv[1:]] or list(SIZES)
     rows = []
     for optimizer in OPTIMIZERS:
-        contenders = {
-            (items, layer): contender(items, layer, optimizer)
-            for items in sizes
-            for layer in LAYERS
-        }
-        medians = alternate(contenders, ROUNDS)
-        smallest = {layer: medians[sizes[0], layer] for layer in LAYERS}
-        del contenders
+        medians = in_fresh_process(compare, sizes, optimizer)
         for (items, layer), seconds in medians.items():
-            row = {"items": items, "layer": layer, "optimizer": optimizer}
-            row["ms_per_step"] = 1000 * seconds
-            row["times_smallest"] = seconds / smallest[layer]
-            row["peak_memory_gib"] = peak_memory(items, layer, optimizer)
-            rows.append(row)
-            print(row, flush=True)
+            rows.append(
+                {
+                    "items": items,
+                    "layer": layer,
+                    "optimizer": optimizer,
+                    "ms_per_step": 1000 * seconds,
+                    "times_smallest": seconds / medians[sizes[0], layer],
+                    "peak_memory_gib": peak_memory(train, items, layer, optimizer),
+                }
+            )
+            print(rows[-1], flush=True)
     report("training_step", rows)
 
 

@@ -102,7 +102,7 @@ def record_run(
     return write_run(Path(folder) / dataset.name / f"{model}-seed{seed}.json", run)
 
 
-def write_run(path: Path, run: dict) -> Path:
+def write_run(path: Path, run: dict | list[dict]) -> Path:
     """Write `run` to `path` through a temporary file, so that no reader ever sees half of it."""
     text = json.dumps(run, indent=1, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def load_runs(folder: str | os.PathLike | None = None, dataset: str | None = Non
     Returns:
         One dict a run; an empty list where nothing is recorded.
     """
-    folder = Path(folder) if folder else Path(__file__).resolve().parent.parent / "results"
+    folder = _results_folder(folder)
     runs = [json.loads(path.read_text()) for path in folder.glob(f"{dataset or '*'}/*-seed*.json")]
     for run in runs:
         run["ranks"] = _unpack(run["ranks"])
@@ -131,6 +131,17 @@ def load_runs(folder: str | os.PathLike | None = None, dataset: str | None = Non
     place = {model: order.index(model) if model in order else len(order) for model in
              {run["model"] for run in runs}}  # fmt: skip
     return sorted(runs, key=lambda r: (r["dataset"], place[r["model"]], r["model"], r["seed"]))
+
+
+def load_benchmark(name: str, folder: str | os.PathLike | None = None) -> pd.DataFrame:
+    """The rows that `benchmarks/<name>.py` wrote; an empty table where it has not been run.
+
+    Args:
+        name: of the benchmark, such as "training_step".
+        folder: where results are kept; by default `results/` of the checkout this package is in.
+    """
+    path = _results_folder(folder) / "benchmarks" / f"{name}.json"
+    return pd.DataFrame(json.loads(path.read_text())) if path.exists() else pd.DataFrame()
 
 
 def results_table(
@@ -226,6 +237,10 @@ def metric_name(metric: str) -> str:
     """Turn "ndcg@10" into what people write, "NDCG@10"."""
     name, at, k = metric.partition("@")
     return METRIC_NAMES.get(name, name) + at + k
+
+
+def _results_folder(folder: str | os.PathLike | None) -> Path:
+    return Path(folder) if folder else Path(__file__).resolve().parent.parent / "results"
 
 
 def _by_model(dataset: str, folder) -> dict[str, list[dict]]:

@@ -11,6 +11,7 @@ This is the one module of the package that needs TensorFlow itself; the rest run
 from __future__ import annotations
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 register = keras.saving.register_keras_serializable(package="recsys_helpers")
@@ -34,11 +35,18 @@ class RowEmbedding(keras.layers.Layer):
         super().__init__(**kwargs)
         self.rows, self.dim, self.stddev = rows, dim, stddev
         self.embeddings = self.add_weight(
-            shape=(rows, dim),
-            initializer=keras.initializers.RandomNormal(stddev=stddev),
-            name="embeddings",
+            shape=(rows, dim), initializer=self._start, name="embeddings"
         )
         self.built = True
+
+    def _start(self, shape, dtype=None):
+        # By blocks of rows: drawn at once, a large table would need its memory four times.
+        seed = keras.random.SeedGenerator()
+        table = np.empty(shape, dtype)
+        for block in range(0, len(table), 100_000):
+            rows = table[block : block + 100_000]
+            rows[:] = keras.random.normal(rows.shape, stddev=self.stddev, dtype=dtype, seed=seed)
+        return table
 
     def call(self, ids):
         """Map ids of any shape to [..., dim]."""

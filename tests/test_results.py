@@ -293,6 +293,13 @@ def test_a_failing_chapter_keeps_nothing(checkout, tmp_path):
 # What is recorded in this repository
 
 
+def test_benchmarks_are_read_as_tables(tmp_path):
+    rows = [{"items": 10, "ms_per_step": 1.5}, {"items": 20, "ms_per_step": 2.5}]
+    results.write_run(tmp_path / "benchmarks" / "step.json", rows)
+    assert results.load_benchmark("step", tmp_path).to_dict("records") == rows
+    assert results.load_benchmark("never run", tmp_path).empty
+
+
 def test_plan_is_what_the_book_reports():
     names = {(c, p["dataset"], p["seed"]) for c, p in run.plan()}
     seeds = sum(len(seeds) for seeds in run.SEEDS.values())
