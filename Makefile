@@ -11,7 +11,7 @@ CANDIDATES := $(PYTHON) $(if $(PYTHON),,python3 python3.13 python3.12 python3.11
 RIGHT_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 FIND_PYTHON = for p in $(CANDIDATES); do $$p -c '$(RIGHT_VERSION)' 2>/dev/null && echo $$p && break; done
 
-.PHONY: help book test results lint clean data requirements set-repository test-colab
+.PHONY: help book test results bench lint clean data requirements set-repository test-colab
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -30,6 +30,10 @@ test: $(INSTALLED) data ## the tests of the package, the chapters and the pages
 
 results: $(INSTALLED) data ## run what is not recorded in results/, and rewrite the README's table
 	$(BIN)/python results/run.py
+
+bench: $(INSTALLED) ## measure speed again, for the chapter on it; keep the machine idle
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/evaluation.py
 
 lint: $(INSTALLED) ## ruff, as CI runs it
 	$(BIN)/ruff check

@@ -1,6 +1,6 @@
 """What a training step costs as the catalogue grows: stock Keras against row-wise updates.
 
-    python benchmarks/training_step.py              everything (about ten minutes, 12 GB)
+    python benchmarks/training_step.py              everything (five minutes, over 12 GB)
     python benchmarks/training_step.py 10000 100000 these catalogue sizes only
 
 The model is the smallest two-tower there is: one table, the user tower reads the row of the item

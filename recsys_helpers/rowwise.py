@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-register = keras.saving.register_keras_serializable(package="recsys_helpers")
+from recsys_helpers.towers import register
 
 
 @register
@@ -40,7 +40,7 @@ class RowEmbedding(keras.layers.Layer):
         self.built = True
 
     def _start(self, shape, dtype=None):
-        # By blocks of rows: drawn at once, a large table would need its memory four times.
+        # By blocks of rows: drawn at once, a large table would need its memory once more.
         seed = keras.random.SeedGenerator()
         table = np.empty(shape, dtype)
         for block in range(0, len(table), 100_000):

@@ -93,6 +93,19 @@ def test_rows_that_were_not_read_are_not_written():
     assert (ours[:4] != start[:4]).all()
 
 
+def test_a_table_starts_random_in_every_block_and_the_same_for_the_same_seed():
+    def table(seed):
+        keras.utils.set_random_seed(seed)
+        return RowEmbedding(200_001, 2, stddev=0.1).embeddings.numpy()
+
+    values = table(1)
+    np.testing.assert_array_equal(values, table(1))
+    assert (values != table(2)).any()
+    assert abs(values.std() - 0.1) < 1e-3 and abs(values.mean()) < 1e-3
+    assert (values[:100_000] != values[100_000:200_000]).mean() > 0.99
+    assert (values[-1] != 0).all()
+
+
 def test_repeated_rows_are_summed():
     gradient = tf.IndexedSlices(tf.constant([[1.0], [10.0], [100.0]]), tf.constant([7, 2, 7]))
     rows, values = summed_rows(gradient)
