@@ -225,7 +225,7 @@ class InBatchSampler(Sampler):
         Args:
             num_sampled: None; the batch decides how many negatives there are.
             seed_generator: not used.
-            targets: int `[b]`, item ids.
+            targets: int `[b]`, item ids; rows without a target have 0, which is never drawn.
 
         Returns:
             `(targets, log_expected_count)`, both `[b]`. For each row the other b - 1 are
@@ -240,7 +240,7 @@ class InBatchSampler(Sampler):
                 f"num_sampled=None. Received targets={targets!r}, num_sampled={num_sampled!r}."
             )
         ids = ops.cast(targets, "int32")
-        others = ops.maximum(ops.cast(ops.shape(ids)[0], "float32") - 1, 1)
+        others = ops.maximum(ops.cast(ops.count_nonzero(ids), "float32") - 1, 1)
         return ids, ops.take(ops.convert_to_tensor(self.log_q), ids) + ops.log(others)
 
     def get_config(self):

@@ -4,6 +4,11 @@ A user tower maps a dictionary of inputs (see `recsys_helpers.samples`) to `[bat
 tower maps item ids to `[n, d]` and looks the items' features up in a table it holds. The score of
 a pair is always the dot product of the two vectors, so everything downstream sees only arrays.
 
+A user tower can also be asked for the vectors of many moments at once: when `example_age` has the
+shape `[batch, positions]` instead of `[batch]`, its output is `[batch, positions, d]`, the user
+after each of the last `positions` items of the history. The weights, and the vectors, are the same
+as those of one window for each moment; only the rows of a history are read once.
+
 Written with `keras.ops` alone, so the towers run on every Keras backend.
 """
 
@@ -34,12 +39,12 @@ def fm_interactions(weighted: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def masked_mean(embeddings, ids):
-    """Mean of `embeddings` [batch, n, k] over the places where `ids` [batch, n] is not padding.
+    """Mean of `embeddings` [..., n, k] over the places where `ids` [..., n] is not padding.
 
     A row that is all padding has mean zero.
     """
-    mask = ops.cast(ops.not_equal(ids, 0), embeddings.dtype)[..., None]  # (batch, n, 1)
-    return ops.sum(embeddings * mask, 1) / ops.maximum(ops.sum(mask, 1), 1.0)
+    mask = ops.cast(ops.not_equal(ids, 0), embeddings.dtype)[..., None]  # (..., n, 1)
+    return ops.sum(embeddings * mask, -2) / ops.maximum(ops.sum(mask, -2), 1.0)
 
 
 def l2_normalize(vectors):
@@ -112,62 +117,85 @@ class ItemFeatures(layers.Layer):
         return {**super().get_config(), "shapes": self.shapes}
 
 
+def num_positions(inputs):
+    """How many vectors are asked for: None for [batch, d], else T for [batch, T, d]."""
+    shape = inputs["example_age"].shape
+    return None if len(shape) == 1 else shape[1]
+
+
+def window_means(embeddings, present, weights, positions):
+    """Weighted means over the windows that end at each of the last positions.
+
+    All kinds of pooling and all positions are one matrix product: position t sees the same weights
+    as position t - 1, moved along by one step.
+
+    Args:
+        embeddings: of a history [batch, steps, dim], zero where it is padding.
+        present: 0.0 where the history is padding, else 1.0, [batch, steps].
+        weights: [kinds, length], the last column for the most recent step of a window.
+        positions: how many windows end at the last steps, one at each.
+
+    Returns:
+        [batch, positions, kinds, dim], normalised by the weights that are present; 0 if none is.
+    """
+    (kinds, length), steps = weights.shape, embeddings.shape[1]
+    place = np.arange(steps) - np.arange(steps - positions, steps)[:, None] + length - 1
+    place = np.where((place >= 0) & (place < length), place, length)  # (positions, steps)
+    bands = ops.take(ops.pad(weights, ((0, 0), (0, 1))), place, axis=1)
+    bands = ops.reshape(ops.swapaxes(bands, 0, 1), (positions * kinds, steps))
+    total = ops.matmul(present, ops.transpose(bands))[..., None]  # (batch, positions * kinds, 1)
+    means = ops.matmul(bands, embeddings) / ops.maximum(total, 1e-9)
+    return ops.reshape(means, (-1, positions, kinds, embeddings.shape[2]))
+
+
 @register
 class HistoryFeatures(layers.Layer):
     """What a history says about its user: pooled embeddings, and the last few kept apart.
 
-    The input is item ids `[batch, history_length]`, 0-padded on the left. The output concatenates
-    the mean of all embeddings; with `recency`, their mean under learned weights that depend on how
-    many steps ago an item was watched; and the embeddings of the `last` most recent items.
-    Padding never changes the output.
+    The input is item ids `[batch, steps]`, 0-padded on the left. The output concatenates, for the
+    window that ends at each of the last positions, the mean of its embeddings; with `recency`,
+    their mean under learned weights that depend on how many steps ago an item was watched; and the
+    embeddings of the `last` most recent items. Padding never changes the output.
 
     Args:
         num_items: size of the catalogue.
         dim: size of an item's embedding.
         recency: add the recency-weighted mean.
         last: how many of the most recent items are kept apart.
+        length: items in a window.
     """
 
-    def __init__(self, num_items, dim, recency=True, last=3, **kwargs):
+    def __init__(self, num_items, dim, recency=True, last=3, length=50, **kwargs):
         super().__init__(**kwargs)
         self.num_items, self.dim, self.recency, self.last = num_items, dim, recency, last
+        self.length = length
         self.embedding = _embedding(num_items + 1, dim, "history")
+        self.width = dim * (1 + int(recency) + last)
 
     def build(self, input_shape):
-        self.embedding.build(input_shape)
+        self.embedding.build(None)
         if self.recency:
             # One logit for each step back in time; it starts as a gentle preference for the recent.
-            steps_back = np.arange(input_shape[-1])[::-1]
+            start = -np.log1p(np.arange(self.length)[::-1])
             self.recency_logits = self.add_weight(
-                shape=(input_shape[-1],),
+                shape=(self.length,),
                 name="recency_logits",
-                initializer=lambda _, dtype=None: ops.convert_to_tensor(
-                    -np.log1p(steps_back), dtype=dtype
-                ),
+                initializer=lambda _, dtype=None: ops.convert_to_tensor(start, dtype=dtype),
             )
 
-    def call(self, history):
-        """Map `history` [batch, history_length] to [batch, dim * (1 + recency + last)]."""
-        present = ops.cast(ops.not_equal(history, 0), self.compute_dtype)
-        length = history.shape[1]
-        # Every kind of pooling is a row of weights over the steps, so all are one matrix product.
-        weights = [present]
+    def call(self, history, positions=1):
+        """Map `history` [batch, steps] to [batch, positions, width]."""
+        rows = [ops.ones((self.length,), self.compute_dtype)]
         if self.recency:
-            weights.append(ops.exp(self.recency_logits[-length:]) * present)
-        weights = [w / ops.maximum(ops.sum(w, 1, keepdims=True), 1e-9) for w in weights]
-        weights += [
-            present * ops.one_hot(length - step, length, dtype=present.dtype)
-            for step in range(1, self.last + 1)
+            rows.append(ops.exp(self.recency_logits))
+        rows += [
+            ops.one_hot(self.length - 1 - i, self.length, dtype=rows[0].dtype)
+            for i in range(self.last)
         ]
-        pooled = ops.matmul(ops.stack(weights, 1), self.embedding(history))  # (batch, rows, dim)
-        return ops.reshape(pooled, (-1, len(weights) * self.dim))
-
-    def get_config(self):
-        config = {"num_items": self.num_items, "dim": self.dim}
-        return {**super().get_config(), **config, "recency": self.recency, "last": self.last}
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], self.dim * (1 + int(self.recency) + self.last))
+        present = ops.cast(ops.not_equal(history, 0), rows[0].dtype)
+        embeddings = self.embedding(history) * present[..., None]  # (batch, steps, dim)
+        pooled = window_means(embeddings, present, ops.stack(rows), positions)
+        return ops.reshape(pooled, (-1, positions, self.width))
 
 
 # --- Factorization machine --------------------------------------------------------------------
@@ -178,9 +206,10 @@ class FMUserTower(layers.Layer):
     """The user's half of a factorization machine: `[1; sum_u x_u v_u]`, [batch, 1 + dim].
 
     The user's side of the feature vector x is the profile (one indicator a field), and, if
-    `use_history`, the history as a bag of items with x = 1/(number of items) and one indicator
-    field for each of the `last` most recent items. Every field has its own rows of one table, so
-    this is still a factorization machine (Rendle 2010, equation 1).
+    `use_history`, the history as a bag of items twice, once with x = 1/(number of items) and once
+    with x proportional to 1/k for the item k steps back, and one indicator field for each of the
+    `last` most recent items. Every field has its own rows of one table, so this is still a
+    factorization machine (Rendle 2010, equation 1).
 
     Args:
         sizes: number of codes of `user_id`, `gender`, `age` and `occupation`, padding included.
@@ -188,53 +217,77 @@ class FMUserTower(layers.Layer):
         dim: number of factors k.
         use_history: False gives the classical model, profile fields only.
         last: how many of the most recent items have a field of their own.
+        length: how many items of a history are read.
+        dropout: share of the numbers in each field's part of the sum that is dropped in training.
     """
 
-    def __init__(self, sizes, num_items, dim, use_history=True, last=3, **kwargs):
+    def __init__(
+        self, sizes, num_items, dim, use_history=True, last=3, length=50, dropout=0.0, **kwargs
+    ):
         super().__init__(**kwargs)
         self.sizes, self.num_items, self.dim = dict(sizes), num_items, dim
-        self.use_history, self.last = use_history, last
-        blocks = [sizes[name] for name in PROFILE]
-        if use_history:
-            blocks += [num_items + 1] * (1 + last)
+        self.use_history, self.last, self.length = use_history, last, length
+        # x of each place in a window, before padding is left out: of the two bags of items.
+        back = np.arange(length, 0, -1)
+        self.bags = np.array([np.ones(length), 1 / back] if use_history else [], "float32")
+        fields = len(self.bags) + (last if use_history else 0)
+        blocks = [sizes[name] for name in PROFILE] + [num_items + 1] * fields
         self.offsets = [0, *np.cumsum(blocks).tolist()]  # where each field's rows begin
         self.factors = _embedding(self.offsets[-1], dim, "factors")
+        self.drop = layers.Dropout(dropout)
 
     def build(self, input_shape):
         self.factors.build(None)
 
     def encode(self, inputs):
-        """The sparse feature vector x of each user, as (feature ids, values), both [batch, n]."""
-        fields = [inputs[name][:, None] for name in PROFILE]  # each (batch, 1)
+        """The sparse feature vector x of each user, as (feature ids, values), both [batch, n].
+
+        `inputs["history"]` must be no longer than `length`.
+        """
+        history, one = inputs["history"], np.ones(1)
+        steps = history.shape[1]
+        fields = [(inputs[name][:, None], one) for name in PROFILE]
+        fields += [(history, bag[-steps:]) for bag in self.bags]
         if self.use_history:
-            history = inputs["history"]  # (batch, history_length)
-            fields += [history] + [
-                history[:, -i : history.shape[1] - i + 1] for i in range(1, self.last + 1)
-            ]
+            fields += [(history[:, steps - 1 - i : steps - i], one) for i in range(self.last)]
         ids, values = [], []
-        for offset, field in zip(self.offsets, fields, strict=False):
-            present = ops.cast(ops.not_equal(field, 0), self.compute_dtype)
+        for offset, (field, x) in zip(self.offsets, fields, strict=False):
+            x = ops.cast(x, self.compute_dtype) * ops.cast(
+                ops.not_equal(field, 0), self.compute_dtype
+            )
             ids.append(field + offset)
-            values.append(present / ops.maximum(ops.sum(present, 1, keepdims=True), 1.0))
+            values.append(x / ops.maximum(ops.sum(x, 1, keepdims=True), 1e-9))
         return ops.concatenate(ids, 1), ops.concatenate(values, 1)
 
-    def vector(self, ids, values):
-        """User vectors [batch, 1 + dim] of any sparse x, given as ids and values [batch, n]."""
-        factors = ops.matmul(values[:, None, :], self.factors(ids))[:, 0]  # (batch, dim)
-        return ops.concatenate([ops.ones_like(factors[:, :1]), factors], 1)
+    def call(self, inputs, training=False):
+        """Map the inputs to user vectors, [batch, 1 + dim] or [batch, positions, 1 + dim]."""
+        asked = num_positions(inputs)
+        positions, history = asked or 1, inputs["history"]
+        steps = history.shape[1]
+        offset = iter(self.offsets)
+        parts = [  # each field's part of the sum, (batch, 1 or positions, dim)
+            self._factors(inputs[name][:, None], next(offset)) for name in PROFILE
+        ]
+        present = ops.cast(ops.not_equal(history, 0), self.compute_dtype)
+        for bag in self.bags:
+            weights = ops.cast(bag[None], self.compute_dtype)
+            factors = self._factors(history, next(offset))
+            parts.append(window_means(factors, present, weights, positions)[:, :, 0])
+        padded = ops.pad(history, ((0, 0), (self.last, 0)))
+        for back in range(self.last if self.use_history else 0):
+            end = self.last + steps - back
+            parts.append(self._factors(padded[:, end - positions : end], next(offset)))
+        user = sum(self.drop(part, training=training) for part in parts)
+        user = ops.broadcast_to(user, (ops.shape(history)[0], positions, self.dim))
+        vectors = ops.concatenate([ops.ones_like(user[..., :1]), user], -1)
+        return vectors if asked else vectors[:, 0]
 
-    def call(self, inputs):
-        """Map the inputs to user vectors, [batch, 1 + dim]."""
-        return self.vector(*self.encode(inputs))
-
-    def get_config(self):
-        config = {"sizes": self.sizes, "num_items": self.num_items, "dim": self.dim}
-        return {
-            **super().get_config(),
-            **config,
-            "use_history": self.use_history,
-            "last": self.last,
-        }
+    def _factors(self, ids, offset):
+        """The factors of a field's ids [batch, n], zero for padding, [batch, n, dim]."""
+        return (
+            self.factors(ids + offset)
+            * ops.cast(ops.not_equal(ids, 0), self.compute_dtype)[..., None]
+        )
 
 
 @register
@@ -293,8 +346,40 @@ class FMItemTower(layers.Layer):
 # --- DSSM -------------------------------------------------------------------------------------
 
 
+class _DeepUserTower(layers.Layer):
+    """What the deep user towers share: profile fields, history, and a network above them."""
+
+    def __init__(
+        self, fields, sizes, num_items, dim, hidden, dropout, recency, last, length, kwargs
+    ):
+        super().__init__(**kwargs)
+        self.profile = {
+            name: _embedding(sizes[name], _width(sizes[name], dim), name) for name in fields
+        }
+        self.history = HistoryFeatures(num_items, dim, recency, last, length)
+        self.drop = layers.Dropout(dropout)
+        self.network = _network(hidden, dim)
+
+    extra_width = 0  # of what a tower adds to the parts below
+
+    def build(self, input_shape):
+        for part in (*self.profile.values(), self.history):
+            part.build(None)
+        profile_width = sum(table.output_dim for table in self.profile.values())
+        self.network.build((None, None, profile_width + self.history.width + self.extra_width))
+
+    def parts(self, inputs):
+        """Embedded profile and pooled history, each [batch, positions, width]."""
+        positions = num_positions(inputs) or 1
+        profile = [
+            ops.repeat(table(inputs[name])[:, None], positions, axis=1)
+            for name, table in self.profile.items()
+        ]
+        return [*profile, self.history(inputs["history"], positions=positions)]
+
+
 @register
-class DSSMUserTower(layers.Layer):
+class DSSMUserTower(_DeepUserTower):
     """A deep tower over the user's profile and history, normalised to length one, [batch, dim].
 
     The history is seen as in `HistoryFeatures`. After Huang et al. 2013, figure 1, whose towers
@@ -306,42 +391,30 @@ class DSSMUserTower(layers.Layer):
         dim: size of the output, the same as the item tower's.
         hidden: sizes of the hidden layers.
         dropout: share of the tower's input that is dropped in training.
-        recency, last: see `HistoryFeatures`.
+        recency, last, length: see `HistoryFeatures`.
     """
 
     def __init__(
-        self, sizes, num_items, dim, hidden=(256,), dropout=0.2, recency=True, last=3, **kwargs
+        self,
+        sizes,
+        num_items,
+        dim,
+        hidden=(256,),
+        dropout=0.2,
+        recency=True,
+        last=3,
+        length=50,
+        **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.sizes, self.num_items, self.dim = dict(sizes), num_items, dim
-        self.hidden, self.dropout, self.recency, self.last = tuple(hidden), dropout, recency, last
-        self.profile = {
-            name: _embedding(sizes[name], _width(sizes[name], dim), name) for name in PROFILE
-        }
-        self.history = HistoryFeatures(num_items, dim, recency, last)
-        self.drop = layers.Dropout(dropout)
-        self.network = _network(hidden, dim)
-
-    def build(self, input_shape):
-        _build_user_tower(self, input_shape)
+        super().__init__(
+            PROFILE, sizes, num_items, dim, hidden, dropout, recency, last, length, kwargs
+        )
 
     def call(self, inputs, training=False):
-        """Map the inputs to user vectors of length one, [batch, dim]."""
-        parts = [self.profile[name](inputs[name]) for name in PROFILE]
-        parts.append(self.history(inputs["history"]))
-        wide = self.drop(ops.concatenate(parts, -1), training=training)
-        return l2_normalize(self.network(wide))
-
-    def get_config(self):
-        config = {"sizes": self.sizes, "num_items": self.num_items, "dim": self.dim}
-        return {
-            **super().get_config(),
-            **config,
-            "hidden": self.hidden,
-            "dropout": self.dropout,
-            "recency": self.recency,
-            "last": self.last,
-        }
+        """Map the inputs to unit vectors, [batch, dim] or [batch, positions, dim]."""
+        wide = self.drop(ops.concatenate(self.parts(inputs), -1), training=training)
+        vectors = l2_normalize(self.network(wide))  # (batch, positions, dim)
+        return vectors if num_positions(inputs) else vectors[:, 0]
 
 
 @register
@@ -390,7 +463,7 @@ class DSSMItemTower(layers.Layer):
 
 
 @register
-class YouTubeDNNUserTower(layers.Layer):
+class YouTubeDNNUserTower(_DeepUserTower):
     """The candidate generation network of YouTube (Covington et al. 2016, figure 3), [batch, dim].
 
     Watch history and search tokens are embedded and pooled, and concatenated with the
@@ -404,7 +477,7 @@ class YouTubeDNNUserTower(layers.Layer):
         dim: size of the output and of an item's embedding.
         hidden: sizes of the ReLU layers below the output.
         dropout: share of the network's input that is dropped in training.
-        recency, last: see `HistoryFeatures`; False and 0 give the paper's plain average.
+        recency, last, length: see `HistoryFeatures`; False and 0 give the paper's plain average.
         example_age_scale: days by which `example_age` is divided, such as its mean in training;
             None ignores the input.
         normalize: give the vectors length one; the paper leaves them as they are.
@@ -420,62 +493,37 @@ class YouTubeDNNUserTower(layers.Layer):
         dropout=0.2,
         recency=True,
         last=3,
+        length=50,
         example_age_scale=None,
         normalize=True,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.sizes, self.num_items, self.num_tokens, self.dim = (
-            dict(sizes),
-            num_items,
-            num_tokens,
-            dim,
+        super().__init__(
+            PROFILE[1:], sizes, num_items, dim, hidden, dropout, recency, last, length, kwargs
         )
-        self.hidden, self.dropout, self.recency, self.last = tuple(hidden), dropout, recency, last
         self.example_age_scale, self.normalize = example_age_scale, normalize
-        self.profile = {
-            name: _embedding(sizes[name], _width(sizes[name], dim), name) for name in PROFILE[1:]
-        }
-        self.history = HistoryFeatures(num_items, dim, recency, last)
         self.search = _embedding(num_tokens, dim // 4, "search")
-        self.drop = layers.Dropout(dropout)
-        self.network = _network(hidden, dim)
 
     def build(self, input_shape):
         self.search.build(None)
-        ages = 0 if self.example_age_scale is None else 3
-        _build_user_tower(self, input_shape, self.dim // 4 + ages)
+        self.extra_width = self.search.output_dim + (0 if self.example_age_scale is None else 3)
+        super().build(input_shape)
 
     def call(self, inputs, training=False):
-        """Map the inputs to user vectors, [batch, dim]."""
-        parts = [self.profile[name](inputs[name]) for name in PROFILE[1:]]
-        parts.append(self.history(inputs["history"]))
-        parts.append(masked_mean(self.search(inputs["search"]), inputs["search"]))
+        """Map the inputs to user vectors, [batch, dim] or [batch, positions, dim]."""
+        positions = num_positions(inputs)
+        search, age = inputs["search"], inputs["example_age"]
+        if positions is None:
+            search, age = search[:, None], age[:, None]
+        parts = [*self.parts(inputs), masked_mean(self.search(search), search)]
         wide = self.drop(ops.concatenate(parts, -1), training=training)
         if self.example_age_scale is not None:
             # With its powers, as in section 4.2 of the paper; one number must not be dropped.
-            age = ops.cast(inputs["example_age"], self.compute_dtype) / self.example_age_scale
+            age = ops.cast(age, self.compute_dtype) / self.example_age_scale
             wide = ops.concatenate([wide, ops.stack([age, ops.sqrt(age), age**2], -1)], -1)
-        vectors = self.network(wide)  # (batch, dim)
-        return l2_normalize(vectors) if self.normalize else vectors
-
-    def get_config(self):
-        config = {
-            "sizes": self.sizes,
-            "num_items": self.num_items,
-            "dim": self.dim,
-            "num_tokens": self.num_tokens,
-            "example_age_scale": self.example_age_scale,
-        }
-        return {
-            **super().get_config(),
-            **config,
-            "hidden": self.hidden,
-            "dropout": self.dropout,
-            "recency": self.recency,
-            "last": self.last,
-            "normalize": self.normalize,
-        }
+        vectors = self.network(wide)  # (batch, positions, dim)
+        vectors = l2_normalize(vectors) if self.normalize else vectors
+        return vectors if positions else vectors[:, 0]
 
 
 @register
@@ -501,9 +549,121 @@ class ItemEmbeddingTower(layers.Layer):
         vectors = self.embedding(item_ids)
         return l2_normalize(vectors) if self.normalize else vectors
 
-    def get_config(self):
-        config = {"num_items": self.num_items, "dim": self.dim, "normalize": self.normalize}
-        return {**super().get_config(), **config}
+
+# --- One step further: self-attention -----------------------------------------------------------
+
+
+@register
+class CausalAttention(layers.Layer):
+    """Multi-head attention of each step to itself and to the steps before it.
+
+    What a step gives to another is `softmax(q_i k_j / sqrt(w) + b_(i-j))` (Vaswani et al. 2017,
+    equation 1), with one learned number `b` for each head and distance instead of an embedding of
+    absolute positions (Shaw et al. 2018): a moment then looks the same wherever it is in a row.
+
+    Args:
+        dim: size of the input and of the output.
+        heads: number of heads, each `dim / heads` wide.
+        length: distances told apart; what is further away is not seen.
+        dropout: share of the attention weights dropped in training.
+    """
+
+    def __init__(self, dim, heads, length, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        if dim % heads:
+            raise ValueError(f"dim must be a multiple of heads, received {dim} and {heads}.")
+        self.dim, self.heads, self.length = dim, heads, length
+        self.mix, self.out = layers.Dense(3 * dim), layers.Dense(dim)
+        self.drop = layers.Dropout(dropout)
+
+    def build(self, input_shape):
+        self.mix.build((None, None, self.dim))
+        self.out.build((None, None, self.dim))
+        # It starts as a gentle preference for the recent, like the weights of `HistoryFeatures`.
+        start = np.tile(-np.log1p(np.arange(self.length)), (self.heads, 1))
+        self.distance_logits = self.add_weight(
+            shape=start.shape,
+            name="distance_logits",
+            initializer=lambda _, dtype=None: ops.convert_to_tensor(start, dtype=dtype),
+        )
+
+    def call(self, x, present, training=False):
+        """Map `x` [batch, steps, dim] to the same shape; `present` [batch, steps] is no padding."""
+        steps, width = x.shape[1], self.dim // self.heads
+        mixed = ops.reshape(self.mix(x), (-1, steps, 3, self.heads, width))
+        queries, keys, values = (ops.swapaxes(mixed[:, :, i], 1, 2) for i in range(3))
+        logits = ops.matmul(queries, ops.swapaxes(keys, 2, 3)) / width**0.5
+        distance = np.arange(steps)[:, None] - np.arange(steps)
+        seen = (distance >= 0) & (distance < self.length)
+        bias = ops.take(self.distance_logits, np.where(seen, distance, 0), axis=1)
+        bias = ops.where(seen, bias, -1e9)  # (heads, steps, steps)
+        padding = ops.where(present, 0.0, -1e9)[:, None, None, :]
+        weights = self.drop(ops.softmax(logits + bias + padding, -1), training=training)
+        found = ops.swapaxes(ops.matmul(weights, values), 1, 2)  # (batch, steps, heads, width)
+        return self.out(ops.reshape(found, (-1, steps, self.dim)))
+
+
+@register
+class SelfAttentiveUserTower(layers.Layer):
+    """SASRec (Kang and McAuley 2018) as a user tower: the history read by causal self-attention.
+
+    Each step attends to itself and to what came before it, so the vectors of all positions come
+    out of one pass over the history. Unlike in the paper, layer normalisation comes before each
+    sublayer, and positions are relative (see `CausalAttention`).
+
+    Args:
+        num_items: size of the catalogue.
+        dim: size of the item embeddings and of the output.
+        blocks: number of attention blocks.
+        heads: attention heads of a block.
+        dropout: share dropped of the embeddings, the attention weights and the sublayers' outputs.
+        length: how many steps back a step may look.
+        normalize: give the vectors length one.
+    """
+
+    def __init__(
+        self,
+        num_items,
+        dim,
+        blocks=2,
+        heads=2,
+        dropout=0.2,
+        length=200,
+        normalize=True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.dim, self.normalize = dim, normalize
+        self.history = _embedding(num_items + 1, dim, "history")
+        self.drop = layers.Dropout(dropout)
+        self.blocks = [
+            (
+                layers.LayerNormalization(epsilon=1e-6),
+                CausalAttention(dim, heads, length, dropout),
+                layers.LayerNormalization(epsilon=1e-6),
+                _network((4 * dim,), dim),
+            )
+            for _ in range(blocks)
+        ]
+        self.first, self.final = (layers.LayerNormalization(epsilon=1e-6) for _ in range(2))
+
+    def build(self, input_shape):
+        self.history.build(None)
+        for part in (self.first, *(p for block in self.blocks for p in block), self.final):
+            part.build((None, None, self.dim))
+
+    def call(self, inputs, training=False):
+        """Map the inputs to user vectors, [batch, dim] or [batch, positions, dim]."""
+        history, positions = inputs["history"], num_positions(inputs)
+        present = ops.not_equal(history, 0)
+        x = self.drop(self.first(self.history(history)), training=training)  # (batch, steps, dim)
+        for norm, attention, norm2, network in self.blocks:
+            y = attention(norm(x), present, training=training)
+            x = x + self.drop(y, training=training)
+            x = x + self.drop(network(norm2(x)), training=training)
+        vectors = self.final(x[:, -(positions or 1) :])
+        vectors = l2_normalize(vectors) if self.normalize else vectors
+        return vectors if positions else vectors[:, 0]
 
 
 def _item_features(value):
@@ -520,12 +680,3 @@ def _width(size, dim):
 def _network(hidden, dim):
     stack = [layers.Dense(units, activation="relu") for units in hidden]
     return keras.Sequential([*stack, layers.Dense(dim)])
-
-
-def _build_user_tower(tower, input_shape, extra=0):
-    """Build the sublayers of a deep user tower: Keras saves only what has been built."""
-    for table in tower.profile.values():
-        table.build(None)
-    tower.history.build(input_shape["history"])
-    width = sum(table.output_dim for table in tower.profile.values()) + extra
-    tower.network.build((None, width + tower.history.compute_output_shape((None, 0))[1]))

@@ -67,12 +67,15 @@ class TwoTower(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Mean cross-entropy of the next items `y` [batch], given user vectors `y_pred`.
 
-        With a sampler, training sees the sampled softmax; `evaluate` always the full one.
+        With one target for each of many positions, `y` is [batch, positions], 0 where there is
+        none. With a sampler, training sees the sampled softmax; `evaluate` always the full one.
         """
         targets = ops.cast(ops.reshape(y, (-1,)), "int32")
+        y_pred = ops.reshape(y_pred, (-1, y_pred.shape[-1]))  # (batch * positions, d)
+        real = ops.cast(ops.not_equal(targets, 0), y_pred.dtype)
         if self.sampler is None or not training:
             catalogue = self.item_tower(ops.arange(self.num_items + 1, dtype="int32"))
-            loss = full_softmax_loss(y_pred, catalogue, targets, self.temperature)
+            loss = full_softmax_loss(y_pred, catalogue, ops.maximum(targets, 1), self.temperature)
         else:
             ids, log_expected_count = self.sampler.sample(
                 self.num_sampled, self.seed_generator, targets
@@ -88,11 +91,17 @@ class TwoTower(keras.Model):
             )
         if sample_weight is not None:
             loss = loss * ops.cast(ops.reshape(sample_weight, (-1,)), loss.dtype)
-        return ops.mean(loss) + sum(self.losses)
+        return ops.sum(loss * real) / ops.maximum(ops.sum(real), 1.0) + sum(self.losses)
 
     def user_vectors(self, inputs, batch_size=1024):
-        """User vectors as a numpy array [n, d], one row per row of the inputs."""
-        return self.predict(inputs, batch_size=batch_size, verbose=0)
+        """User vectors as a numpy array, one row per row of the inputs: [n, d] or [n, T, d]."""
+        # Not `predict`, which cannot be asked for [n, d] now and [n, T, d] later.
+        vectors = []
+        for start in range(0, len(inputs["history"]), batch_size):
+            rows = {name: value[start : start + batch_size] for name, value in inputs.items()}
+            rows = {name: ops.convert_to_tensor(value) for name, value in rows.items()}
+            vectors.append(ops.convert_to_numpy(self(rows, training=False)))
+        return np.concatenate(vectors)
 
     def item_vectors(self, batch_size=65_536):
         """Item vectors as a numpy array [num_items, d]; row i is item i + 1."""

@@ -8,6 +8,7 @@ from recsys_helpers.datasets import Dataset
 from recsys_helpers.samples import (
     item_features,
     next_item_samples,
+    sequence_samples,
     serving_inputs,
     user_features,
     vocabulary_sizes,
@@ -173,3 +174,49 @@ def test_a_leaked_target_is_refused():
 def test_bad_choices_are_named(choice, message):
     with pytest.raises(ValueError, match=message):
         next_item_samples(make_split(), **choice)
+
+
+def test_sequences_hold_the_same_targets_several_to_a_row():
+    samples = sequence_samples(make_split(), history_length=2, positions=2)
+    # User 1 trains on 3, 1, 4 and user 3 on 5, 4; user 2 has nothing to predict.
+    np.testing.assert_array_equal(samples.inputs["user_id"], [1, 3])
+    np.testing.assert_array_equal(samples.targets, [[1, 4], [0, 4]])
+    np.testing.assert_array_equal(samples.inputs["history"], [[0, 3, 1], [0, 0, 5]])
+    np.testing.assert_allclose(samples.inputs["example_age"], [[20, 19], [0, 0]])
+
+
+@pytest.mark.parametrize("history_length, positions", [(3, 1), (3, 5), (4, 7), (50, 32)])
+def test_sequences_and_windows_ask_the_same_questions(history_length, positions):
+    rng = np.random.default_rng(0)
+    sequences = [rng.permutation(50)[: rng.integers(3, 40)] + 1 for _ in range(20)]
+    users = np.repeat(np.arange(1, 21), [len(s) for s in sequences])
+    interactions = pd.DataFrame({"user_id": users, "item_id": np.concatenate(sequences)})
+    interactions = interactions.astype("int32").assign(
+        position=interactions.groupby("user_id").cumcount(),
+        timestamp=np.sort(rng.integers(0, 100 * DAY, len(interactions))),
+    )
+    items = pd.DataFrame(
+        {"original_id": range(50), "genres": [("A", "B")[: 1 + i % 2] for i in range(50)]},
+        index=pd.Index(range(1, 51), name="item_id"),
+    )
+    people = pd.DataFrame({"original_id": range(20)}, pd.Index(range(1, 21), name="user_id"))
+    split = leave_last_out(Dataset("d", interactions, people, items), min_item_interactions=1)
+    rows = sequence_samples(split, history_length, positions)
+    windows = next_item_samples(split, history_length)
+
+    unrolled = []
+    for i, targets in enumerate(rows.targets):
+        for t in np.flatnonzero(targets):
+            unrolled.append(
+                {
+                    "target": targets[t],
+                    "user_id": rows.inputs["user_id"][i],
+                    "history": rows.inputs["history"][i, t : t + history_length],
+                    "example_age": rows.inputs["example_age"][i, t],
+                    "search": rows.inputs["search"][i, t],
+                }
+            )
+    assert len(unrolled) == len(windows)
+    np.testing.assert_array_equal([u["target"] for u in unrolled], windows.targets)
+    for name in ("user_id", "history", "example_age", "search"):
+        np.testing.assert_array_equal([u[name] for u in unrolled], windows.inputs[name])

@@ -47,14 +47,15 @@ def user_inputs(rows=16, length=LENGTH, seed=0):
     return inputs
 
 
-def make_user_towers():
+def make_user_towers(length=LENGTH):
     return {
-        "fm": towers.FMUserTower(SIZES, NUM_ITEMS, DIM),
-        "fm_profile": towers.FMUserTower(SIZES, NUM_ITEMS, DIM, use_history=False),
-        "dssm": towers.DSSMUserTower(SIZES, NUM_ITEMS, DIM, hidden=(16,)),
+        "fm": towers.FMUserTower(SIZES, NUM_ITEMS, DIM, length=length),
+        "fm_profile": towers.FMUserTower(SIZES, NUM_ITEMS, DIM, use_history=False, length=length),
+        "dssm": towers.DSSMUserTower(SIZES, NUM_ITEMS, DIM, hidden=(16,), length=length),
         "youtubednn": towers.YouTubeDNNUserTower(
-            SIZES, NUM_ITEMS, NUM_TOKENS, DIM, hidden=(16,), example_age_scale=50.0
+            SIZES, NUM_ITEMS, NUM_TOKENS, DIM, hidden=(16,), example_age_scale=50.0, length=length
         ),
+        "self_attentive": towers.SelfAttentiveUserTower(NUM_ITEMS, DIM, length=length),
     }
 
 
@@ -85,7 +86,7 @@ def test_linear_time_interactions_equal_the_double_sum(float64):
 def test_fm_towers_equal_the_fm_equation_up_to_a_constant_of_the_user(float64, item_features):
     """Score = full FM minus (w0 + the user's linear terms + interactions within the user)."""
     rng = np.random.default_rng(3)
-    user_tower = towers.FMUserTower(SIZES, NUM_ITEMS, DIM)
+    user_tower = towers.FMUserTower(SIZES, NUM_ITEMS, DIM, length=LENGTH)
     item_tower = towers.FMItemTower(item_features, DIM)
     user_tower.build(None)
     item_tower.build(None)
@@ -106,8 +107,9 @@ def test_fm_towers_equal_the_fm_equation_up_to_a_constant_of_the_user(float64, i
             score += v[i] @ v[j] * x_i * x_j
         return score
 
-    users, items = sparse(len(v_user), 4, 6), sparse(len(v_item), 5, 3)
-    user_vectors = ops.convert_to_numpy(user_tower.vector(*map(ops.convert_to_tensor, users)))
+    inputs, items = user_inputs(rows=4), sparse(len(v_item), 5, 3)
+    users = [ops.convert_to_numpy(array) for array in user_tower.encode(inputs)]
+    user_vectors = call(user_tower, inputs)
     item_vectors = ops.convert_to_numpy(item_tower.vector(*map(ops.convert_to_tensor, items)))
     for user_ids, user_x, vector in zip(*users, user_vectors, strict=True):
         constant = fm(user_ids, user_x)
@@ -118,7 +120,7 @@ def test_fm_towers_equal_the_fm_equation_up_to_a_constant_of_the_user(float64, i
         np.testing.assert_allclose(item_vectors @ vector, np.array(full) - constant, atol=1e-9)
 
 
-def test_fm_reads_fields_as_indicators_and_the_history_as_a_mean():
+def test_fm_reads_fields_as_indicators_and_the_history_as_weighted_means():
     tower = randomize(built(towers.FMUserTower(SIZES, NUM_ITEMS, DIM, last=2), user_inputs()))
     inputs = {k: v[:1] for k, v in user_inputs().items()}
     inputs |= {name: np.array([1], "int32") for name in SIZES}
@@ -126,7 +128,8 @@ def test_fm_reads_fields_as_indicators_and_the_history_as_a_mean():
     v, at = ops.convert_to_numpy(tower.factors.embeddings), tower.offsets
     expected = sum(v[at[field] + 1] for field in range(4))
     expected = expected + (v[at[4] + 5] + v[at[4] + 9] + v[at[4] + 7]) / 3
-    expected = expected + v[at[5] + 7] + v[at[6] + 9]
+    recent = v[at[5] + 5] / 3 + v[at[5] + 9] / 2 + v[at[5] + 7]
+    expected = expected + recent / (1 / 3 + 1 / 2 + 1) + v[at[6] + 7] + v[at[7] + 9]
     np.testing.assert_allclose(call(tower, inputs)[0], np.r_[1, expected], rtol=1e-5)
 
 
@@ -135,7 +138,7 @@ def built(tower, inputs):
     return tower
 
 
-@pytest.mark.parametrize("name", ["fm", "fm_profile", "dssm", "youtubednn"])
+@pytest.mark.parametrize("name", ["fm", "fm_profile", "dssm", "youtubednn", "self_attentive"])
 def test_padding_never_changes_a_vector(name):
     inputs = user_inputs()
     tower = randomize(built(make_user_towers()[name], inputs))
@@ -160,14 +163,14 @@ def test_the_embedding_of_padding_is_never_read_from_a_history(name):
 
 
 def test_recency_weights_depend_on_steps_back_only():
-    layer = towers.HistoryFeatures(NUM_ITEMS, 2, recency=True, last=1)
+    layer = towers.HistoryFeatures(NUM_ITEMS, 2, recency=True, last=1, length=4)
     history = np.array([[0, 0, 3, 4], [0, 0, 0, 4]], "int32")
     layer(ops.convert_to_tensor(history))
     table = np.zeros((NUM_ITEMS + 1, 2))
     table[3], table[4] = [1, 0], [0, 1]
     layer.embedding.embeddings.assign(table)
     layer.recency_logits.assign(np.log([1.0, 1.0, 1.0, 3.0]))  # oldest first
-    out = ops.convert_to_numpy(layer(ops.convert_to_tensor(history)))
+    out = ops.convert_to_numpy(layer(ops.convert_to_tensor(history)))[:, 0]
     # mean, recency-weighted mean (1/4 and 3/4), last item
     np.testing.assert_allclose(out[0], [0.5, 0.5, 0.25, 0.75, 0, 1], rtol=1e-6)
     np.testing.assert_allclose(out[1], [0, 1, 0, 1, 0, 1], rtol=1e-6)
@@ -227,3 +230,66 @@ def test_item_towers_look_up_their_own_features(item_features):
         table.assign(values)
         after = ops.convert_to_numpy(tower(ops.convert_to_tensor([2, 3])))
         np.testing.assert_allclose(after[0], after[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["fm", "fm_profile", "dssm", "youtubednn"])
+@pytest.mark.parametrize("length", [LENGTH, 5])
+def test_all_positions_at_once_are_the_windows_one_by_one(name, length):
+    positions = 7
+    tower = make_user_towers(length=length)[name]
+    sequence = user_inputs(rows=6, length=positions + length - 1)
+    rng = np.random.default_rng(5)
+    sequence["example_age"] = rng.uniform(0, 300, (6, positions)).astype("float32")
+    sequence["search"] = rng.integers(0, NUM_TOKENS, (6, positions, 4)).astype("int32")
+    randomize(built(tower, sequence))
+    together = call(tower, sequence)
+    assert together.shape[:2] == (6, positions)
+    for t in range(positions):
+        window = sequence | {
+            "history": sequence["history"][:, t : t + length],
+            "example_age": sequence["example_age"][:, t],
+            "search": sequence["search"][:, t],
+        }
+        np.testing.assert_allclose(together[:, t], call(tower, window), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_self_attention_of_all_positions_is_that_of_every_prefix(blocks):
+    tower = towers.SelfAttentiveUserTower(NUM_ITEMS, DIM, blocks=blocks, length=LENGTH)
+    inputs = user_inputs(rows=6)
+    inputs["example_age"] = np.zeros((6, LENGTH), "float32")
+    randomize(built(tower, inputs))
+    together = call(tower, inputs)
+    assert together.shape == (6, LENGTH, DIM)
+    for t in range(LENGTH):
+        prefix = np.zeros_like(inputs["history"])
+        prefix[:, LENGTH - 1 - t :] = inputs["history"][:, : t + 1]
+        alone = call(tower, inputs | {"history": prefix, "example_age": np.zeros(6, "float32")})
+        some = prefix.any(axis=1)
+        np.testing.assert_allclose(together[some, t], alone[some], atol=1e-5)
+        assert np.isfinite(alone).all()
+
+
+def test_attention_by_hand():
+    """One head, no network: each step's values weighted by q.k and by how far back they are."""
+    layer = towers.CausalAttention(4, heads=1, length=3)
+    x = np.random.default_rng(0).normal(size=(1, 5, 4)).astype("float32")
+    present = np.array([[False, True, True, True, True]])
+    layer(ops.convert_to_tensor(x), ops.convert_to_tensor(present))
+    randomize(layer)
+    found = ops.convert_to_numpy(layer(ops.convert_to_tensor(x), ops.convert_to_tensor(present)))[0]
+    (mix, mix_bias, out, out_bias, distance) = map(
+        ops.convert_to_numpy, (*layer.mix.weights, *layer.out.weights, layer.distance_logits)
+    )
+    q, k, v = np.split(x[0] @ mix + mix_bias, 3, axis=1)
+    for i in range(1, 5):
+        seen = [j for j in range(1, i + 1) if i - j < 3]
+        logits = np.array([q[i] @ k[j] / 2 + distance[0, i - j] for j in seen])
+        weights = np.exp(logits - logits.max())
+        expected = weights / weights.sum() @ v[seen] @ out + out_bias
+        np.testing.assert_allclose(found[i], expected, rtol=1e-4)
+
+
+def test_heads_must_share_the_width_evenly():
+    with pytest.raises(ValueError, match="dim must be a multiple of heads, received 8 and 3"):
+        towers.SelfAttentiveUserTower(NUM_ITEMS, 8, heads=3)

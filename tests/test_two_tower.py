@@ -13,6 +13,7 @@ from recsys_helpers.towers import (
     FMItemTower,
     FMUserTower,
     ItemEmbeddingTower,
+    SelfAttentiveUserTower,
     YouTubeDNNUserTower,
 )
 from recsys_helpers.two_tower import TwoTower
@@ -45,6 +46,8 @@ def make(name, **kwargs):
         item = DSSMItemTower(features, DIM, hidden=(32,))
     else:
         user = YouTubeDNNUserTower(SIZES, NUM_ITEMS, 5, DIM, hidden=(32,))
+        if name == "self_attentive":
+            user = SelfAttentiveUserTower(NUM_ITEMS, DIM, length=LENGTH)
         item = ItemEmbeddingTower(NUM_ITEMS, DIM)
     temperature = 1.0 if name == "fm" else 0.1
     model = TwoTower(user, item, NUM_ITEMS, **{"temperature": temperature, **kwargs})
@@ -57,7 +60,7 @@ def share_of_hits(model, inputs, targets):
     return np.mean(best == targets)
 
 
-@pytest.mark.parametrize("name", ["fm", "dssm", "youtubednn"])
+@pytest.mark.parametrize("name", ["fm", "dssm", "youtubednn", "self_attentive"])
 def test_learns_the_item_that_always_comes_next(name):
     keras.utils.set_random_seed(1)
     model = make(name)
@@ -81,7 +84,7 @@ def test_learns_from_sampled_negatives_too(sampler, num_sampled):
     assert share_of_hits(model, *chain(seed=1)) > 0.95
 
 
-@pytest.mark.parametrize("name", ["fm", "dssm", "youtubednn"])
+@pytest.mark.parametrize("name", ["fm", "dssm", "youtubednn", "self_attentive"])
 def test_save_and_load_give_identical_vectors_and_go_on_training(name, tmp_path):
     inputs, targets = chain()
     model = make(name, sampler=UniformSampler(NUM_ITEMS), num_sampled=4, log_q_correction=False)
@@ -166,3 +169,19 @@ def test_repeated_ids_are_one_gradient(optimizer):
         run(lambda _: ops.matmul(one_hot, dense), dense, dense.value),
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("name", ["fm", "dssm", "youtubednn", "self_attentive"])
+def test_user_vectors_of_one_moment_and_of_many_may_be_asked_for_in_turn(name):
+    inputs, _ = chain(rows=10)
+    model = make(name)
+    once = model.user_vectors(inputs, batch_size=4)
+    many = {
+        **inputs,
+        "example_age": np.zeros((10, 3), "float32"),
+        "search": np.repeat(inputs["search"][:, None], 3, axis=1),
+    }
+    moments = model.user_vectors(many, batch_size=4)
+    assert moments.shape == (10, 3, once.shape[1])
+    np.testing.assert_allclose(moments[:, -1], once, atol=1e-5)
+    np.testing.assert_allclose(model.user_vectors(inputs), once, atol=1e-6)
