@@ -145,3 +145,22 @@ def ranks_from_baseline(split: Split, baseline: Baseline, target: str = "test") 
     return ranks_from_scores(
         lambda rows: baseline.scores(history[rows]), split.targets(target), known
     )
+
+
+def recommend_from_baseline(
+    split: Split, baseline: Baseline, target: str = "test", k: int = 10
+) -> np.ndarray:
+    """Ids of the k best unseen items of each user, the best first, [num_users, k].
+
+    Among equal scores, the item with the smaller id comes first.
+    """
+    known = split.known(target)
+    history = history_matrix(known, split.dataset.num_items, baseline.tau)
+    seen = history_matrix(known, split.dataset.num_items)  # whatever the baseline has forgotten
+    best = np.empty((split.dataset.num_users, k), np.int64)
+    for start in range(0, len(best), 256):
+        rows = slice(start, start + 256)
+        scores = np.array(baseline.scores(history[rows]), np.float64)
+        scores[seen[rows].nonzero()] = -np.inf
+        best[rows] = np.argsort(-scores, axis=1, kind="stable")[:, :k] + 1
+    return best

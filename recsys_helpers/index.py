@@ -17,6 +17,7 @@ from pathlib import Path
 
 import annoy
 import numpy as np
+import pandas as pd
 
 FORMAT = 1  # of saved folders
 BLOCK_BYTES = 1 << 24  # of scores in one block of exact search
@@ -396,6 +397,23 @@ class AnnoyIndex(_Index):
         for row, query in enumerate(queries):
             ids[row], scores[row] = self._query(query, k, exclude[row])
         return ids, scores
+
+
+def recommend(index: _Index, user_vectors: np.ndarray, known: pd.DataFrame, k: int = 10):
+    """Ids of the k best items of each user, the best first, without those the user knows.
+
+    Args:
+        index: of the items.
+        user_vectors: [u, d]; row i belongs to user i + 1.
+        known: interactions (`user_id`, `item_id`, sorted by user) that are not recommended, such
+            as `split.known("test")`.
+        k: how many items.
+
+    Returns:
+        int64 [u, k].
+    """
+    offsets = np.searchsorted(known["user_id"], np.arange(2, len(user_vectors) + 1))
+    return index.query(user_vectors, k, exclude=np.split(known["item_id"].to_numpy(), offsets))[0]
 
 
 def _sha256(path: str | os.PathLike) -> str:

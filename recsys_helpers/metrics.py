@@ -163,6 +163,51 @@ def evaluate(ranks: np.ndarray, ks: tuple[int, ...] = KS) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high"])
 
 
+def recommendation_metrics(
+    recommended: np.ndarray, targets: np.ndarray, counts: np.ndarray
+) -> dict[str, float]:
+    """What lists of recommendations are like: their hits, and how much of the catalogue they show.
+
+    Args:
+        recommended: item ids [u, k], the best first, none of them seen by its user.
+        targets: [u] item ids.
+        counts: [num_items + 1], how often each item occurs in training; entry 0 is padding.
+
+    Returns:
+        `hit_rate@k` and `ndcg@k` as in `user_values`; `coverage@k`, the share of the catalogue that
+        is recommended to anybody; `popularity@k`, the mean count of a recommended item; and
+        `gini@k`, the Gini coefficient of how often items are recommended (0: all equally often, 1:
+        the same one always).
+
+    Raises:
+        ValueError: on shapes that do not fit, or ids outside the catalogue.
+    """
+    recommended, targets = np.asarray(recommended), np.asarray(targets)
+    counts = np.asarray(counts)
+    if recommended.ndim != 2 or targets.shape != recommended.shape[:1] or not recommended.size:
+        raise ValueError(
+            "expected recommendations of shape [u, k] and one target for each row, received shapes "
+            f"{recommended.shape} and {targets.shape}."
+        )
+    if recommended.min() < 1 or recommended.max() >= len(counts):
+        raise ValueError(
+            f"expected item ids from 1 to {len(counts) - 1}, received ids from "
+            f"{recommended.min()} to {recommended.max()}."
+        )
+    k = recommended.shape[1]
+    hits = recommended == targets[:, None]  # [u, k]
+    place = np.where(hits.any(1), hits.argmax(1) + 1, k + 1)
+    shown = np.sort(np.bincount(recommended.ravel(), minlength=len(counts))[1:])
+    n = len(shown)
+    return {
+        f"hit_rate@{k}": float(user_values(place, f"hit_rate@{k}").mean()),
+        f"ndcg@{k}": float(user_values(place, f"ndcg@{k}").mean()),
+        f"coverage@{k}": float((shown > 0).mean()),
+        f"popularity@{k}": float(counts[recommended].mean()),
+        f"gini@{k}": float(((2 * np.arange(1, n + 1) - n - 1) * shown).sum() / (n * shown.sum())),
+    }
+
+
 def bootstrap_interval(
     per_user_values: np.ndarray, num_samples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:

@@ -20,7 +20,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recsys_helpers.metrics import bootstrap_interval, evaluate, user_values
+from recsys_helpers.metrics import (
+    bootstrap_interval,
+    evaluate,
+    recommendation_metrics,
+    user_values,
+)
 from recsys_helpers.splits import Split
 
 # Names in the tables, in their order: the baselines first, then the models as the book meets them.
@@ -34,6 +39,7 @@ MODELS = {
     "fm": "FM",
     "dssm": "DSSM",
     "youtubednn": "YouTubeDNN",
+    "self_attentive": "Self-attention",
 }
 METRICS = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr")
 METRIC_NAMES = {"hit_rate": "HR", "ndcg": "NDCG", "precision": "Precision", "mrr": "MRR"}
@@ -48,6 +54,7 @@ def record_run(
     seed: int,
     ranks: np.ndarray,
     validation_ranks: np.ndarray | None = None,
+    recommended: np.ndarray | None = None,
     parameters: dict | None = None,
     started: float | None = None,
 ) -> Path | None:
@@ -60,6 +67,8 @@ def record_run(
         seed: of everything random.
         ranks: [num_users] 1-based ranks of the test targets.
         validation_ranks: [num_users] the same for the validation targets.
+        recommended: item ids [num_users, k], what each user is shown when the test target is asked
+            for: for a two-tower model, what Annoy returns.
         parameters: what else was chosen (sizes, rates, epochs); must be expressible in JSON.
         started: `time.perf_counter()` before training, for the wall clock.
 
@@ -87,6 +96,7 @@ def record_run(
         "metrics": table["mean"].to_dict(),
         "intervals": {name: [row["low"], row["high"]] for name, row in table.iterrows()},
         "validation_metrics": None,
+        "recommended": None,
         "num_users": dataset.num_users,
         "num_items": dataset.num_items,
         "split_dataset_fingerprint": dataset.fingerprint,  # after the split dropped rare items
@@ -99,6 +109,9 @@ def record_run(
     }
     if validation_ranks is not None:
         run["validation_metrics"] = evaluate(validation_ranks)["mean"].to_dict()
+    if recommended is not None:
+        counts = np.bincount(split.train["item_id"], minlength=dataset.num_items + 1)
+        run["recommended"] = recommendation_metrics(recommended, split.targets("test"), counts)
     return write_run(Path(folder) / dataset.name / f"{model}-seed{seed}.json", run)
 
 
@@ -172,6 +185,32 @@ def results_table(
             row[metric_name(metric)] = text
         rows[MODELS.get(model, model)] = row
     columns = ["seeds", *map(metric_name, metrics)]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
+
+
+def served_table(dataset: str, folder: str | os.PathLike | None = None) -> pd.DataFrame:
+    """What the recorded models show to people, beside the exact ranking it should agree with.
+
+    Args:
+        dataset: name of the dataset.
+        folder: see `load_runs`.
+
+    Returns:
+        One row a model that recorded its recommendations, means over the seeds: HR@10 of the exact
+        ranking, and of what is shown HR@10, and coverage, popularity and Gini coefficient as in
+        `metrics.recommendation_metrics`.
+    """
+    columns = ["HR@10, exact", "HR@10, shown", "coverage", "popularity", "Gini"]
+    keys = ["hit_rate@10", "coverage@10", "popularity@10", "gini@10"]
+    rows = {}
+    for model, runs in _by_model(dataset, folder).items():
+        shown = [
+            [run["metrics"]["hit_rate@10"], *(run["recommended"][key] for key in keys)]
+            for run in runs
+            if run.get("recommended")
+        ]
+        if shown:
+            rows[MODELS.get(model, model)] = np.mean(shown, axis=0)
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
 
 

@@ -11,6 +11,7 @@ from recsys_helpers.baselines import (
     markov,
     popularity,
     ranks_from_baseline,
+    recommend_from_baseline,
 )
 from recsys_helpers.datasets import load_dataset
 from recsys_helpers.metrics import metrics_from_ranks
@@ -131,6 +132,14 @@ def test_ranks_from_baseline_uses_what_is_known_before_the_target():
     model = markov(split.train, 20)
     for target in ("validation", "test"):
         assert (ranks_from_baseline(split, model, target) == 1).all()
+        shown = recommend_from_baseline(split, model, target, k=3)
+        assert (shown[:, 0] == split.targets(target)).all()
+        for user, row in enumerate(shown, start=1):
+            known = split.known(target)
+            assert not np.isin(row, known["item_id"][known["user_id"] == user]).any()
+    # Equal scores: the smallest ids, in their order.
+    shown = recommend_from_baseline(split, popularity(split.train, 20), "test", k=3)
+    assert (shown[0] == [14, 15, 16]).all() and (shown[7] == [1, 2, 3]).all()
     # All items are equally popular, so the target ties with all that are unseen.
     assert (ranks_from_baseline(split, popularity(split.train, 20), "test") == 20 - 13).all()
 

@@ -9,9 +9,10 @@ from fractions import Fraction
 
 import annoy
 import numpy as np
+import pandas as pd
 import pytest
 
-from recsys_helpers.index import AnnoyIndex, ExactIndex
+from recsys_helpers.index import AnnoyIndex, ExactIndex, recommend
 
 BOTH = pytest.mark.parametrize("kind", [ExactIndex, AnnoyIndex])
 
@@ -310,6 +311,21 @@ def test_everything_but_k_items_may_be_excluded(kind):
         index.query(queries()[0], 5, exclude=others)
     with pytest.raises(ValueError, match="only 4 of the 300 items are left"):
         index.query(queries()[:1], 5, exclude=[others])
+
+
+@BOTH
+def test_recommending_leaves_out_what_each_user_knows(kind):
+    vectors, _ = catalogue(n=60)
+    index = kind().build(vectors, np.arange(1, 61))
+    asked = queries(b=4)
+    best = index.query(asked, 6)[0]
+    # Users 1 and 3 know their best two, user 2 nothing, user 4 the second.
+    rows = [(u + 1, i) for u, known in enumerate([best[0, :2], [], best[2, :2], best[3, 1:2]])
+            for i in known]  # fmt: skip
+    known = pd.DataFrame(rows, columns=["user_id", "item_id"])
+    shown = recommend(index, asked, known, k=4)
+    expected = [best[0, 2:], best[1, :4], best[2, 2:], best[3, [0, 2, 3, 4]]]
+    assert shown.tolist() == [row.tolist() for row in expected]
 
 
 def test_a_small_search_k_still_gives_k_items():

@@ -16,6 +16,7 @@ from recsys_helpers.metrics import (
     metrics_from_ranks,
     ranks_from_scores,
     ranks_from_vectors,
+    recommendation_metrics,
     user_values,
 )
 
@@ -321,3 +322,48 @@ def test_interval_needs_a_level_and_samples():
         bootstrap_interval([0.0, 1.0], level=95)
     with pytest.raises(ValueError, match=r"received 0.95 and 0"):
         bootstrap_interval([0.0, 1.0], num_samples=0)
+
+
+# Recommendations
+
+
+def test_recommendation_metrics_by_hand():
+    # Five movies, three users, two places: 1 is shown three times, 2 twice, 4 once.
+    shown = np.array([[1, 2], [2, 1], [4, 1]])
+    counts = np.array([0, 10, 7, 5, 2, 1])
+    found = recommendation_metrics(shown, np.array([2, 2, 3]), counts)
+    assert found["hit_rate@2"] == pytest.approx(2 / 3)
+    assert found["ndcg@2"] == pytest.approx((1 / np.log2(3) + 1) / 3)
+    assert found["coverage@2"] == pytest.approx(3 / 5)
+    assert found["popularity@2"] == pytest.approx((3 * 10 + 2 * 7 + 2) / 6)
+    # Half the mean absolute difference of all pairs, over the mean.
+    often = np.array([3, 2, 0, 1, 0])
+    pairs = np.abs(often[:, None] - often).mean()
+    assert found["gini@2"] == pytest.approx(pairs / 2 / often.mean())
+
+
+def test_recommendation_metrics_agree_with_the_ranks():
+    scores, targets, seen = random_case(3)
+    scores[seen["user_id"] - 1, seen["item_id"] - 1] = -np.inf
+    ranks = slow_ranks(scores, targets, seen)
+    shown = np.argsort(-scores, axis=1)[:, :10] + 1
+    found = recommendation_metrics(shown, targets, np.ones(scores.shape[1] + 1))
+    assert found["hit_rate@10"] == pytest.approx(user_values(ranks, "hit_rate@10").mean())
+    assert found["ndcg@10"] == pytest.approx(user_values(ranks, "ndcg@10").mean())
+    assert found["popularity@10"] == 1
+
+
+@pytest.mark.parametrize("case", ["evenly", "always the same"])
+def test_the_ends_of_the_gini_coefficient(case):
+    n = 200
+    shown = np.arange(1, n + 1)[:, None] if case == "evenly" else np.full((n, 1), 7)
+    gini = recommendation_metrics(shown, np.ones(n, int), np.ones(n + 1))["gini@1"]
+    assert gini == pytest.approx(0 if case == "evenly" else 1 - 1 / n)
+
+
+def test_recommendations_must_fit():
+    counts = np.ones(6)
+    with pytest.raises(ValueError, match=r"received shapes \(3,\) and \(3,\)"):
+        recommendation_metrics(np.ones(3, int), np.ones(3, int), counts)
+    with pytest.raises(ValueError, match="from 1 to 5, received ids from 0 to 6"):
+        recommendation_metrics(np.array([[0, 6]]), np.ones(1, int), counts)
