@@ -125,7 +125,7 @@ def test_the_chapters_of_this_book():
         )
     assert {"two_tower", "towers", "sampled_softmax", "datasets"} <= set(used["04_dssm"])
     assert "towers" not in used["02_data_and_rules"]
-    assert "results" in used["07_results"]
+    assert "results" in used["08_results"]
     assert loaded["04_dssm"] == ["ml-100k"]
 
 

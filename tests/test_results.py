@@ -5,7 +5,6 @@ import hashlib
 import importlib.util
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -14,6 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from recsys_helpers import results
 from recsys_helpers.datasets import load_dataset
+from recsys_helpers.splits import leave_last_out
 
 ROOT = Path(__file__).resolve().parent.parent
 spec = importlib.util.spec_from_file_location("results_run", ROOT / "results" / "run.py")
@@ -25,12 +25,12 @@ USERS = 4
 
 @pytest.fixture
 def split(tmp_path):
-    """What `record_run` reads of a split: a dataset of four users and a name."""
+    """Four users, and three movies that all of them watched in the same order."""
     folder = tmp_path / "data" / "tiny"
     folder.mkdir(parents=True)
     rows = [f"{user},{item},{item}" for user in range(USERS) for item in range(3)]
     (folder / "interactions.csv").write_text("user_id,item_id,position\n" + "\n".join(rows))
-    return SimpleNamespace(dataset=load_dataset(folder, verbose=False), name="leave-last-out")
+    return leave_last_out(load_dataset(folder, verbose=False), min_item_interactions=1)
 
 
 def record(folder, split, model, seed, ranks, **more):
@@ -110,6 +110,25 @@ def test_results_table(recorded):
     assert table.loc["Popularity", "HR@10"].startswith("0.2500 [0.0000, ")
     assert table["seeds"].tolist() == ["1, 2", "1, 2", "1"]
     assert results.results_table("nothing", recorded).empty
+
+
+def test_what_is_shown_stands_beside_the_exact_ranking(tmp_path, split):
+    # Everybody's third movie is the target; two of the four users are shown it, at the first place.
+    shown = [np.array([[3], [3], [1], [2]]), np.array([[3], [3], [3], [3]])]
+    for seed, recommended in enumerate(shown, start=1):
+        record(tmp_path, split, "fm", seed, np.array([1, 1, 1, 50]), recommended=recommended)
+    (first, second) = results.load_runs(tmp_path)
+    assert first["recommended"]["hit_rate@1"] == 0.5 and second["recommended"]["hit_rate@1"] == 1
+    assert first["recommended"]["coverage@1"] == 1
+    # In training the first movie was watched by four users, the target by nobody.
+    assert first["recommended"]["popularity@1"] == 1 and second["recommended"]["popularity@1"] == 0
+    ten = np.repeat(shown[0], 10, axis=1)
+    for seed in (1, 2):
+        record(tmp_path / "ten", split, "fm", seed, np.array([1, 1, 1, 50]), recommended=ten)
+    record(tmp_path / "ten", split, "dssm", 1, np.ones(USERS, int))  # shows nothing
+    table = results.served_table("tiny", tmp_path / "ten")
+    assert table.index.tolist() == ["FM"]
+    assert table.loc["FM", ["HR@10, exact", "HR@10, shown", "coverage"]].tolist() == [0.75, 0.5, 1]
 
 
 def test_differences_are_paired_by_user(recorded):
@@ -238,8 +257,8 @@ def checkout(tmp_path, split, monkeypatch):
 
 BODY = """\
 import numpy as np
-from types import SimpleNamespace
 from recsys_helpers.datasets import load_dataset
+from types import SimpleNamespace
 from recsys_helpers.results import record_run
 split = SimpleNamespace(dataset=load_dataset(dataset), name="none")
 ranks = np.full(split.dataset.num_users, seed + offset)"""
@@ -309,8 +328,11 @@ def test_a_recorded_row_wise_step_does_not_pay_for_the_catalogue():
 
 def test_plan_is_what_the_book_reports():
     names = {(c, p["dataset"], p["seed"]) for c, p in run.plan()}
-    assert len(names) == len(run.plan()) == len(run.CHAPTERS) * 4
+    # Three seeds of four chapters on one dataset, one of three on the other; and on each, once,
+    # the chapter without chance.
+    assert len(names) == len(run.plan()) == (3 * 4 + 1) + (3 + 1)
     assert ("04_dssm", "ml-1m-order", 1) in names and ("04_dssm", "ml-100k", 3) in names
+    assert ("06_self_attention", "ml-100k", 2) in names
 
 
 PLANNED = [(c, p) for c, p in run.plan() if (ROOT / "notebooks" / f"{c}.ipynb").is_file()]
