@@ -264,7 +264,7 @@ def full_softmax_loss(user_vectors, item_vectors, targets, temperature=1.0):
         ValueError: if shapes do not fit or the temperature is not positive.
     """
     _check_vectors(temperature, user_vectors=user_vectors, item_vectors=item_vectors)
-    logits = ops.matmul(user_vectors, ops.transpose(item_vectors[1:])) / temperature  # (b, n)
+    logits = ops.matmul(user_vectors / temperature, ops.transpose(item_vectors[1:]))  # (b, n)
     columns = ops.expand_dims(ops.cast(targets, "int32") - 1, 1)
     positive = ops.squeeze(ops.take_along_axis(logits, columns, axis=1), 1)
     return ops.logsumexp(logits, axis=1) - positive
@@ -312,8 +312,9 @@ def sampled_softmax_loss(
     _check_length("targets", targets, user_vectors)
     _check_length("target_vectors", target_vectors, user_vectors)
     _check_length("sampled_ids", sampled_ids, sampled_vectors)
-    positive = ops.sum(user_vectors * target_vectors, axis=1, keepdims=True) / temperature  # (b, 1)
-    logits = ops.matmul(user_vectors, ops.transpose(sampled_vectors)) / temperature  # (b, s)
+    user_vectors = user_vectors / temperature  # before the product: d numbers a row, not s
+    positive = ops.sum(user_vectors * target_vectors, axis=1, keepdims=True)  # (b, 1)
+    logits = ops.matmul(user_vectors, ops.transpose(sampled_vectors))  # (b, s)
     targets, sampled_ids = ops.cast(targets, "int32"), ops.cast(sampled_ids, "int32")
     left_out = ops.expand_dims(targets, 1) == ops.expand_dims(sampled_ids, 0)  # (b, s)
     if log_expected_count is not None:

@@ -60,6 +60,14 @@ class TwoTower(keras.Model):
                 tower.build(shape)
         self.built = True
 
+    def fit(self, x=None, y=None, batch_size=None, *args, shuffle=True, **kwargs):
+        """Train as `keras.Model.fit` does, without a pause of TensorFlow's between epochs."""
+        others = {"sample_weight", "class_weight", "validation_split"} & kwargs.keys()
+        if keras.backend.backend() == "tensorflow" and y is not None and not others:
+            batches = _batches(x, y, batch_size or 32, shuffle)
+            return super().fit(batches, None, None, *args, shuffle=False, **kwargs)
+        return super().fit(x, y, batch_size, *args, shuffle=shuffle, **kwargs)
+
     def call(self, inputs, training=False):
         """Map the user's inputs to user vectors, [batch, d]."""
         return self.user_tower(inputs, training=training)
@@ -132,3 +140,24 @@ class TwoTower(keras.Model):
         for name in ("user_tower", "item_tower", "sampler"):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
+
+
+def _batches(inputs, targets, batch_size, shuffle):
+    """Batches of arrays as Keras makes them, but with TensorFlow's autotuning switched off.
+
+    The thread that tunes an input pipeline sleeps longer and longer while an epoch lasts, and the
+    end of the epoch may have to wait for it to wake up: an epoch can take twice its time, with
+    nothing done in the second half. A pipeline of slices has nothing to tune.
+    """
+    import tensorflow as tf
+
+    arrays = tf.nest.map_structure(tf.convert_to_tensor, (inputs, targets))
+    rows = tf.data.Dataset.range(len(targets))
+    if shuffle:
+        rows = rows.shuffle(len(targets))
+    batches = rows.batch(batch_size).map(
+        lambda chosen: tf.nest.map_structure(lambda array: tf.gather(array, chosen), arrays)
+    )
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.prefetch(2).with_options(options)

@@ -185,3 +185,38 @@ def test_user_vectors_of_one_moment_and_of_many_may_be_asked_for_in_turn(name):
     assert moments.shape == (10, 3, once.shape[1])
     np.testing.assert_allclose(moments[:, -1], once, atol=1e-5)
     np.testing.assert_allclose(model.user_vectors(inputs), once, atol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a matter of TensorFlow's")
+def test_batches_are_what_keras_would_have_made():
+    from recsys_helpers.two_tower import _batches
+
+    inputs, targets = chain(rows=150)
+    plain = list(_batches(inputs, targets, 64, shuffle=False))
+    assert [len(y) for _, y in plain] == [64, 64, 22]
+    for name, array in inputs.items():
+        np.testing.assert_array_equal(np.concatenate([x[name] for x, _ in plain]), array)
+
+    keras.utils.set_random_seed(3)
+    shuffled = _batches(inputs, np.arange(150), 64, shuffle=True)
+    assert not shuffled.options().autotune.enabled
+    epochs = [np.concatenate([y for _, y in shuffled]) for _ in range(2)]
+    for x, y in shuffled:
+        np.testing.assert_array_equal(x["history"], inputs["history"][y])  # rows stay together
+    assert not np.array_equal(*epochs)  # another order in every epoch
+    for order in epochs:
+        assert sorted(order) == list(range(150)) and not np.array_equal(order, np.arange(150))
+    keras.utils.set_random_seed(3)
+    again = _batches(inputs, np.arange(150), 64, shuffle=True)
+    np.testing.assert_array_equal(np.concatenate([y for _, y in again]), epochs[0])
+
+
+def test_fit_takes_what_keras_takes():
+    inputs, targets = chain(rows=150)
+    model = make("youtubednn")
+    log = model.fit(inputs, targets, 64, 2, verbose=0, sample_weight=np.zeros(150, "float32"))
+    assert log.history["loss"] == [0.0, 0.0]
+    log = model.fit(inputs, targets, verbose=0, validation_split=0.2)
+    assert log.history["val_loss"][0] > 0
+    log = model.fit(inputs, targets, epochs=3, initial_epoch=1, shuffle=False, verbose=0)
+    assert len(log.history["loss"]) == 2
