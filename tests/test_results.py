@@ -168,8 +168,13 @@ def tagged_record(source="record()"):
 
 PACKAGE = {
     "models": '"""Doc."""\nfrom recsys_helpers import layers\n'
-    'def f(x):\n    """Doc."""\n    return x\n',
+    "from recsys_helpers.parts import Base, Other\nSCALE = 2\n"
+    'class A(Base):\n    """Doc."""\n'
+    'def f(x):\n    """Doc."""\n    return layers.SIZE * A(x * SCALE)\n'
+    "class B(Other):\n    pass\n",
     "layers": "import recsys_helpers.results\nSIZE = 3\n",
+    "parts": "class Base:\n    def g(self):\n        return h()\n\ndef h():\n    return 5\n"
+    "class Other:\n    pass\n",
     "results": "A = 1\n",
     "unused": "B = 1\n",
 }
@@ -197,6 +202,8 @@ def hashed(tmp_path, notebook=None, package=None, parameters=None, fingerprint="
         {"package": {"models": PACKAGE["models"].replace('"""Doc."""\nfrom', "from")}},
         {"package": {"layers": PACKAGE["layers"] + "# a comment\n"}},
         {"package": {"results": "A = 2\n", "unused": "B = 2\n"}},
+        {"package": {"models": PACKAGE["models"].replace("pass", "x = 1")}},  # B isn't used
+        {"package": {"parts": PACKAGE["parts"].replace("pass", "x = 1")}},  # nor its base class
         {"parameters": {"record_to": "elsewhere"}},
     ],
 )
@@ -210,7 +217,11 @@ def test_what_cannot_change_a_result_does_not_change_the_hash(tmp_path, change):
         {"notebook": chapter(CELLS[0].replace("2", "3"), *CELLS[1:])},
         {"notebook": chapter(CELLS[0], tagged_record("record(1)"), CELLS[2])},
         {"notebook": chapter(*CELLS, parameters='dataset = "tiny"\nseed = 1\nepochs = 5')},
-        {"package": {"models": PACKAGE["models"].replace("return x", "return -x")}},
+        {"package": {"models": PACKAGE["models"].replace("A(x", "A(-x")}},
+        {"package": {"models": PACKAGE["models"].replace("SCALE = 2", "SCALE = 3")}},
+        {"package": {"parts": PACKAGE["parts"].replace("return h()", "return -h()")}},
+        {"package": {"parts": PACKAGE["parts"].replace("5", "6")}},  # used by a base class's method
+        {"package": {"parts": PACKAGE["parts"] + "if True:\n    Base.g = None\n"}},
         {"package": {"layers": PACKAGE["layers"].replace("3", "4")}},  # imported by an import
         {"parameters": {"seed": 2}},
         {"parameters": {"epochs": 2}},
