@@ -57,6 +57,8 @@ def record_run(
     recommended: np.ndarray | None = None,
     parameters: dict | None = None,
     started: float | None = None,
+    experiment: str = "",
+    target: str = "test",
 ) -> Path | None:
     """Write one run as JSON, whole or not at all.
 
@@ -71,6 +73,8 @@ def record_run(
             for: for a two-tower model, what Annoy returns.
         parameters: what else was chosen (sizes, rates, epochs); must be expressible in JSON.
         started: `time.perf_counter()` before training, for the wall clock.
+        experiment: keeps the run out of the tables of models, in a folder of this name.
+        target: what `ranks` are the ranks of, "validation" for experiments that lead to a choice.
 
     Returns:
         The file, or None if nothing was recorded.
@@ -93,6 +97,7 @@ def record_run(
         "model": model,
         "seed": seed,
         "split": split.name,
+        "target": target,
         "metrics": table["mean"].to_dict(),
         "intervals": {name: [row["low"], row["high"]] for name, row in table.iterrows()},
         "validation_metrics": None,
@@ -103,7 +108,7 @@ def record_run(
         "configuration": parameters or {},
         "wall_clock_seconds": None if started is None else round(time.perf_counter() - started, 1),
         "peak_memory_mib": _peak_memory_mib(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "machine": _machine(),
         "versions": {"python": platform.python_version()} | _versions(),
         "ranks": _pack(ranks),
     }
@@ -112,7 +117,7 @@ def record_run(
     if recommended is not None:
         counts = np.bincount(split.train["item_id"], minlength=dataset.num_items + 1)
         run["recommended"] = recommendation_metrics(recommended, split.targets("test"), counts)
-    return write_run(Path(folder) / dataset.name / f"{model}-seed{seed}.json", run)
+    return write_run(Path(folder) / dataset.name / experiment / f"{model}-seed{seed}.json", run)
 
 
 def write_run(path: Path, run: dict | list[dict]) -> Path:
@@ -126,18 +131,22 @@ def write_run(path: Path, run: dict | list[dict]) -> Path:
     return path
 
 
-def load_runs(folder: str | os.PathLike | None = None, dataset: str | None = None) -> list[dict]:
+def load_runs(
+    folder: str | os.PathLike | None = None, dataset: str | None = None, experiment: str = ""
+) -> list[dict]:
     """Read recorded runs, baselines first; `ranks` as an int array [num_users].
 
     Args:
         folder: where results are kept; by default `results/` of the checkout this package is in.
         dataset: only the runs on this dataset.
+        experiment: the runs of this experiment instead of those of the models.
 
     Returns:
         One dict a run; an empty list where nothing is recorded.
     """
     folder = _results_folder(folder)
-    runs = [json.loads(path.read_text()) for path in folder.glob(f"{dataset or '*'}/*-seed*.json")]
+    pattern = "/".join(filter(None, [dataset or "*", experiment, "*-seed*.json"]))
+    runs = [json.loads(path.read_text()) for path in folder.glob(pattern)]
     for run in runs:
         run["ranks"] = _unpack(run["ranks"])
     order = list(MODELS)
@@ -313,6 +322,12 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return versions
+
+
+def _machine() -> str:
+    threads = os.environ.get("TF_NUM_INTRAOP_THREADS")
+    used = f"{threads} of " if threads else ""
+    return f"{used}{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
 
 
 def _peak_memory_mib() -> int | None:

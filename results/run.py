@@ -40,17 +40,24 @@ CHAPTERS = (
     "06_self_attention",
 )
 DETERMINISTIC = {"02_data_and_rules"}  # the first seed says it all
+# Chapters that record an experiment instead of models: its folder, and where it is run once.
+EXPERIMENTS = {"09_ablation": "ablation"}
+EXPERIMENTS_ON = "ml-1m-order"
 # Parameters of a chapter that differ from those in its notebook, by dataset.
 LARGE = {"num_sampled": 1024, "temperature": 0.07}
 PARAMETERS: dict[tuple[str, str], dict] = {
-    ("03_factorization_machines", "ml-1m-order"): {"epochs": 8},
+    ("03_factorization_machines", "ml-1m-order"): {"epochs": 6},
     ("04_dssm", "ml-1m-order"): {"temperature": 0.07, "epochs": 12},
-    ("05_youtubednn", "ml-1m-order"): LARGE | {"dropout": 0.2, "epochs": 16},
+    ("05_youtubednn", "ml-1m-order"): LARGE | {"dim": 96, "dropout": 0.3, "epochs": 12},
+    ("09_ablation", "ml-1m-order"): LARGE | {"dropout": 0.2, "epochs": 3},
     ("06_self_attention", "ml-1m-order"): LARGE
     | {"dim": 128, "heads": 4, "dropout": 0.3, "length": 200, "positions": 151, "epochs": 16},
 }
 
 RECORD = "record"
+# The order in which threads add numbers up changes their last digits. With one thread a record does
+# not depend on the number of cores, and several runs side by side don't get in each other's way.
+ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 # These write and draw what was computed; they cannot change it.
 NOT_INPUTS = {"results", "plots"}
 README_MARKERS = ("<!-- results:begin -->", "<!-- results:end -->")
@@ -62,8 +69,9 @@ def plan() -> list[tuple[str, dict]]:
         (chapter, {"dataset": dataset, "seed": seed} | PARAMETERS.get((chapter, dataset), {}))
         for dataset, seeds in SEEDS.items()
         for seed in seeds
-        for chapter in CHAPTERS
+        for chapter in (*CHAPTERS, *EXPERIMENTS)
         if chapter not in DETERMINISTIC or seed == seeds[0]
+        if chapter not in EXPERIMENTS or (dataset, seed) == (EXPERIMENTS_ON, seeds[0])
     ]
 
 
@@ -256,7 +264,7 @@ def state(chapter: str, parameters: dict, results: Path, root: Path = ROOT) -> s
 
 
 def _recorded(chapter: str, parameters: dict, results: Path) -> list[dict]:
-    runs = load_runs(results, parameters["dataset"])
+    runs = load_runs(results, parameters["dataset"], EXPERIMENTS.get(chapter, ""))
     return [r for r in runs if (r["chapter"], r["seed"]) == (chapter, parameters["seed"])]
 
 
@@ -296,11 +304,13 @@ def run_chapter(chapter: str, parameters: dict, results: Path, root: Path = ROOT
             resources={"metadata": {"path": path.parent}},
         )
         places = [str(root), os.environ.get("PYTHONPATH")]
-        client.execute(env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))})
-        found = sorted(Path(temporary).glob("*/*.json"))
+        path_variable = {"PYTHONPATH": os.pathsep.join(filter(None, places))}
+        client.execute(env=os.environ | ONE_THREAD | path_variable)
+        found = sorted(Path(temporary).glob("**/*.json"))
         if not found:
             raise RuntimeError(f"{chapter} recorded nothing with {parameters}.")
-        stale = {results / r["dataset"] / f"{r['model']}-seed{r['seed']}.json"
+        experiment = EXPERIMENTS.get(chapter, "")
+        stale = {results / r["dataset"] / experiment / f"{r['model']}-seed{r['seed']}.json"
                  for r in _recorded(chapter, parameters, results)}  # fmt: skip
         written = []
         for file in found:
@@ -310,7 +320,7 @@ def run_chapter(chapter: str, parameters: dict, results: Path, root: Path = ROOT
                 raise RuntimeError(f"{chapter} was run with {parameters} but recorded {wrong}.")
             run |= {"chapter": chapter, "parameters": parameters, "inputs": inputs}
             run |= {"dataset_fingerprint": fingerprint, "git_commit": _commit(root)}
-            written.append(write_run(results / run["dataset"] / file.name, run))
+            written.append(write_run(results / file.relative_to(temporary), run))
         for path in stale - set(written):  # models that the chapter no longer has
             path.unlink()
     return written
@@ -376,7 +386,7 @@ def main() -> int:
     parser.add_argument("--readme", action="store_true", help="rewrite the README's table only")
     parser.add_argument("--dataset", choices=SEEDS)
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--chapter", choices=CHAPTERS)
+    parser.add_argument("--chapter", choices=(*CHAPTERS, *EXPERIMENTS))
     arguments = parser.parse_args()
     results, failed = ROOT / "results", 0
 
