@@ -69,6 +69,20 @@ def test_an_empty_folder_records_nothing(tmp_path, split, monkeypatch):
     assert not list(tmp_path.rglob("*.json"))
 
 
+def test_an_experiment_is_kept_apart_from_the_models(tmp_path, split):
+    ranks = np.ones(USERS, int)
+    record(tmp_path, split, "fm", 1, ranks)
+    path = record(
+        tmp_path, split, "no_last", 1, ranks * 2, experiment="ladder", target="validation"
+    )
+    assert path == tmp_path / "tiny" / "ladder" / "no_last-seed1.json"
+    (model,), (variant,) = (results.load_runs(tmp_path, "tiny", e) for e in ("", "ladder"))
+    assert (model["model"], model["target"]) == ("fm", "test")
+    assert (variant["model"], variant["target"]) == ("no_last", "validation")
+    assert variant["ranks"].tolist() == [2] * USERS
+    assert list(results.results_table("tiny", tmp_path).index) == ["FM"]
+
+
 def test_wrong_number_of_ranks(tmp_path, split):
     with pytest.raises(
         ValueError, match=r"one rank for each of the 4 users, received shape \(3,\)"
@@ -311,6 +325,18 @@ def test_a_chapter_runs_up_to_its_record_cell(checkout, tmp_path):
     assert sorted(p.name for p in (kept / "tiny").iterdir()) == ["dssm-seed6.json", "fm-seed5.json"]
 
 
+def test_a_chapter_may_record_an_experiment(checkout, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "EXPERIMENTS", {"01_x": "ladder"})
+    kept = tmp_path / "kept"
+    write_chapter(
+        checkout, BODY, tagged_record(RECORD.replace("seed=", 'experiment="ladder", seed='))
+    )
+    files = run.run_chapter("01_x", PARAMETERS, kept, checkout)
+    assert {path.parent for path in files} == {kept / "tiny" / "ladder"}
+    assert run.state("01_x", PARAMETERS, kept, checkout) == "recorded"
+    assert results.load_runs(kept) == []
+
+
 def test_a_failing_chapter_keeps_nothing(checkout, tmp_path):
     from nbclient.exceptions import CellExecutionError
 
@@ -339,10 +365,11 @@ def test_a_recorded_row_wise_step_does_not_pay_for_the_catalogue():
 
 def test_plan_is_what_the_book_reports():
     names = {(c, p["dataset"], p["seed"]) for c, p in run.plan()}
-    # Three seeds of four chapters on one dataset, one of three on the other; and on each, once,
-    # the chapter without chance.
-    assert len(names) == len(run.plan()) == (3 * 4 + 1) + (3 + 1)
-    assert ("04_dssm", "ml-1m-order", 1) in names and ("04_dssm", "ml-100k", 3) in names
+    # Three seeds of four chapters on three datasets; on each, once, the chapter without chance;
+    # and the ladder once.
+    assert len(names) == len(run.plan()) == 3 * (3 * 4 + 1) + 1
+    assert ("04_dssm", "ml-1m-order", 3) in names and ("04_dssm", "ml-latest-small", 2) in names
+    assert ("09_ablation", "ml-1m-order", 1) in names
     assert ("06_self_attention", "ml-100k", 2) in names
 
 
@@ -365,7 +392,10 @@ def test_recorded_results_match_chapter_helpers_and_data(chapter, parameters):
 
 def test_nothing_is_recorded_outside_the_plan():
     planned = {(c, p["dataset"], p["seed"]) for c, p in run.plan()}
-    for recorded in results.load_runs(ROOT / "results"):
+    every = [
+        results.load_runs(ROOT / "results", experiment=e) for e in ("", *run.EXPERIMENTS.values())
+    ]
+    for recorded in sum(every, []):
         assert (recorded["chapter"], recorded["dataset"], recorded["seed"]) in planned
 
 
