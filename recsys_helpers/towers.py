@@ -565,16 +565,14 @@ class CausalAttention(layers.Layer):
         dim: size of the input and of the output.
         heads: number of heads, each `dim / heads` wide.
         length: distances told apart; what is further away is not seen.
-        dropout: share of the attention weights dropped in training.
     """
 
-    def __init__(self, dim, heads, length, dropout=0.0, **kwargs):
+    def __init__(self, dim, heads, length, **kwargs):
         super().__init__(**kwargs)
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads, received {dim} and {heads}.")
         self.dim, self.heads, self.length = dim, heads, length
         self.mix, self.out = layers.Dense(3 * dim), layers.Dense(dim)
-        self.drop = layers.Dropout(dropout)
 
     def build(self, input_shape):
         self.mix.build((None, None, self.dim))
@@ -587,81 +585,103 @@ class CausalAttention(layers.Layer):
             initializer=lambda _, dtype=None: ops.convert_to_tensor(start, dtype=dtype),
         )
 
-    def call(self, x, present, training=False):
+    def call(self, x, present):
         """Map `x` [batch, steps, dim] to the same shape; `present` [batch, steps] is no padding."""
         steps, width = x.shape[1], self.dim // self.heads
-        mixed = ops.reshape(self.mix(x), (-1, steps, 3, self.heads, width))
-        queries, keys, values = (ops.swapaxes(mixed[:, :, i], 1, 2) for i in range(3))
-        logits = ops.matmul(queries, ops.swapaxes(keys, 2, 3)) / width**0.5
+        queries, keys, values = (
+            ops.swapaxes(ops.reshape(part, (-1, steps, self.heads, width)), 1, 2)
+            for part in ops.split(self.mix(x), 3, axis=-1)
+        )  # each (batch, heads, steps, width)
+        logits = ops.matmul(queries * width**-0.5, ops.swapaxes(keys, 2, 3))
         distance = np.arange(steps)[:, None] - np.arange(steps)
         seen = (distance >= 0) & (distance < self.length)
         bias = ops.take(self.distance_logits, np.where(seen, distance, 0), axis=1)
         bias = ops.where(seen, bias, -1e9)  # (heads, steps, steps)
         padding = ops.where(present, 0.0, -1e9)[:, None, None, :]
-        weights = self.drop(ops.softmax(logits + bias + padding, -1), training=training)
+        weights = ops.softmax(logits + (bias + padding), -1)
         found = ops.swapaxes(ops.matmul(weights, values), 1, 2)  # (batch, steps, heads, width)
         return self.out(ops.reshape(found, (-1, steps, self.dim)))
 
 
 @register
-class SelfAttentiveUserTower(layers.Layer):
-    """SASRec (Kang and McAuley 2018) as a user tower: the history read by causal self-attention.
+class SelfAttentiveUserTower(_DeepUserTower):
+    """A user tower that also reads the history by causal self-attention, [batch, dim].
 
-    Each step attends to itself and to what came before it, so the vectors of all positions come
-    out of one pass over the history. Unlike in the paper, layer normalisation comes before each
-    sublayer, and positions are relative (see `CausalAttention`).
+    The attention blocks are those of SASRec (Kang and McAuley 2018), but with layer normalisation
+    before each sublayer and with relative positions (see `CausalAttention`). What they make of the
+    last step joins the profile and the pooled history of `HistoryFeatures`, and a network above
+    all of it makes the vector. Every step attends to what came before it only, so the vectors of
+    all positions come out of one pass over the history.
 
     Args:
+        sizes: number of codes of `gender`, `age` and `occupation`, padding included.
         num_items: size of the catalogue.
         dim: size of the item embeddings and of the output.
-        blocks: number of attention blocks.
+        hidden: sizes of the ReLU layers below the output.
+        blocks: number of attention blocks; 0 leaves attention out.
         heads: attention heads of a block.
-        dropout: share dropped of the embeddings, the attention weights and the sublayers' outputs.
-        length: how many steps back a step may look.
+        dropout: share dropped of the embeddings, of the sublayers' outputs and of the network's
+            input.
+        reach: how many steps back a step may look.
+        recency, last, length: see `HistoryFeatures`.
         normalize: give the vectors length one.
     """
 
     def __init__(
         self,
+        sizes,
         num_items,
         dim,
-        blocks=2,
+        hidden=(256,),
+        blocks=1,
         heads=2,
         dropout=0.2,
-        length=200,
+        reach=100,
+        recency=True,
+        last=3,
+        length=50,
         normalize=True,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(
+            PROFILE[1:], sizes, num_items, dim, hidden, dropout, recency, last, length, kwargs
+        )
         self.dim, self.normalize = dim, normalize
-        self.history = _embedding(num_items + 1, dim, "history")
-        self.drop = layers.Dropout(dropout)
         self.blocks = [
             (
                 layers.LayerNormalization(epsilon=1e-6),
-                CausalAttention(dim, heads, length, dropout),
+                CausalAttention(dim, heads, reach),
                 layers.LayerNormalization(epsilon=1e-6),
                 _network((4 * dim,), dim),
             )
             for _ in range(blocks)
         ]
-        self.first, self.final = (layers.LayerNormalization(epsilon=1e-6) for _ in range(2))
+        self.norms = [layers.LayerNormalization(epsilon=1e-6) for _ in range(2)] if blocks else []
 
     def build(self, input_shape):
-        self.history.build(None)
-        for part in (self.first, *(p for block in self.blocks for p in block), self.final):
+        for part in (*self.norms, *(part for block in self.blocks for part in block)):
             part.build((None, None, self.dim))
+        self.extra_width = self.dim if self.blocks else 0
+        super().build(input_shape)
+
+    def attended(self, history, positions, training):
+        """What attention makes of the last `positions` steps, 0 for padding, [batch, T, dim]."""
+        first, final = self.norms
+        present = ops.not_equal(history, 0)
+        x = first(self.history.embedding(history))  # (batch, steps, dim)
+        x = self.drop(x, training=training)
+        for norm, attention, norm2, network in self.blocks:
+            x = x + self.drop(attention(norm(x), present), training=training)
+            x = x + self.drop(network(norm2(x)), training=training)
+        return final(x[:, -positions:]) * ops.cast(present, x.dtype)[:, -positions:, None]
 
     def call(self, inputs, training=False):
         """Map the inputs to user vectors, [batch, dim] or [batch, positions, dim]."""
-        history, positions = inputs["history"], num_positions(inputs)
-        present = ops.not_equal(history, 0)
-        x = self.drop(self.first(self.history(history)), training=training)  # (batch, steps, dim)
-        for norm, attention, norm2, network in self.blocks:
-            y = attention(norm(x), present, training=training)
-            x = x + self.drop(y, training=training)
-            x = x + self.drop(network(norm2(x)), training=training)
-        vectors = self.final(x[:, -(positions or 1) :])
+        positions, parts = num_positions(inputs), self.parts(inputs)
+        if self.blocks:
+            parts.append(self.attended(inputs["history"], positions or 1, training))
+        wide = self.drop(ops.concatenate(parts, -1), training=training)
+        vectors = self.network(wide)  # (batch, positions, dim)
         vectors = l2_normalize(vectors) if self.normalize else vectors
         return vectors if positions else vectors[:, 0]
 

@@ -55,7 +55,9 @@ def make_user_towers(length=LENGTH):
         "youtubednn": towers.YouTubeDNNUserTower(
             SIZES, NUM_ITEMS, NUM_TOKENS, DIM, hidden=(16,), example_age_scale=50.0, length=length
         ),
-        "self_attentive": towers.SelfAttentiveUserTower(NUM_ITEMS, DIM, length=length),
+        "self_attentive": towers.SelfAttentiveUserTower(
+            SIZES, NUM_ITEMS, DIM, hidden=(16,), reach=LENGTH, length=length
+        ),
     }
 
 
@@ -152,7 +154,7 @@ def test_padding_never_changes_a_vector(name):
     np.testing.assert_allclose(call(tower, padded | {"search": longer_search}), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["dssm", "youtubednn"])
+@pytest.mark.parametrize("name", ["dssm", "youtubednn", "self_attentive"])
 def test_the_embedding_of_padding_is_never_read_from_a_history(name):
     inputs = user_inputs()
     tower = randomize(built(make_user_towers()[name], inputs))
@@ -255,7 +257,7 @@ def test_all_positions_at_once_are_the_windows_one_by_one(name, length):
 
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_self_attention_of_all_positions_is_that_of_every_prefix(blocks):
-    tower = towers.SelfAttentiveUserTower(NUM_ITEMS, DIM, blocks=blocks, length=LENGTH)
+    tower = towers.SelfAttentiveUserTower(SIZES, NUM_ITEMS, DIM, blocks=blocks, length=4)
     inputs = user_inputs(rows=6)
     inputs["example_age"] = np.zeros((6, LENGTH), "float32")
     randomize(built(tower, inputs))
@@ -268,6 +270,21 @@ def test_self_attention_of_all_positions_is_that_of_every_prefix(blocks):
         some = prefix.any(axis=1)
         np.testing.assert_allclose(together[some, t], alone[some], atol=1e-5)
         assert np.isfinite(alone).all()
+
+
+def test_a_network_that_ignores_attention_is_a_tower_without_it():
+    inputs = user_inputs()
+    make = dict(sizes=SIZES, num_items=NUM_ITEMS, dim=DIM, hidden=(16,), length=LENGTH)
+    full = randomize(built(towers.SelfAttentiveUserTower(**make), inputs))
+    kernel, *rest = full.network.get_weights()
+    kernel[-DIM:] = 0  # the rows that read what attention found
+    full.network.set_weights([kernel, *rest])
+    plain = built(towers.SelfAttentiveUserTower(blocks=0, **make), inputs)
+    plain.history.set_weights(full.history.get_weights())
+    for name in plain.profile:
+        plain.profile[name].set_weights(full.profile[name].get_weights())
+    plain.network.set_weights([kernel[:-DIM], *rest])
+    np.testing.assert_allclose(call(full, inputs), call(plain, inputs), atol=1e-6)
 
 
 def test_attention_by_hand():
@@ -292,4 +309,4 @@ def test_attention_by_hand():
 
 def test_heads_must_share_the_width_evenly():
     with pytest.raises(ValueError, match="dim must be a multiple of heads, received 8 and 3"):
-        towers.SelfAttentiveUserTower(NUM_ITEMS, 8, heads=3)
+        towers.SelfAttentiveUserTower(SIZES, NUM_ITEMS, 8, heads=3)
