@@ -656,7 +656,13 @@ class SelfAttentiveUserTower(_DeepUserTower):
             )
             for _ in range(blocks)
         ]
-        self.norms = [layers.LayerNormalization(epsilon=1e-6) for _ in range(2)] if blocks else []
+        # The last one starts small, like the embeddings beside its output, so as not to drown them.
+        self.norms = [
+            layers.LayerNormalization(
+                epsilon=1e-6, gamma_initializer=keras.initializers.Constant(g)
+            )
+            for g in ((1.0, 0.1) if blocks else ())
+        ]
 
     def build(self, input_shape):
         for part in (*self.norms, *(part for block in self.blocks for part in block)):
