@@ -49,11 +49,9 @@ PARAMETERS: dict[tuple[str, str], dict] = {
     ("03_factorization_machines", "ml-1m-order"): {"epochs": 6},
     ("04_dssm", "ml-1m-order"): {"temperature": 0.07, "epochs": 12},
     ("05_youtubednn", "ml-1m-order"): LARGE | {"dim": 96, "dropout": 0.3, "epochs": 12},
-    ("09_ablation", "ml-1m-order"): LARGE | {"dropout": 0.2, "epochs": 3},
-    ("06_self_attention", "ml-1m-order"): LARGE | {"dim": 96, "dropout": 0.3, "epochs": 10},
-    ("09_ablation", "ml-1m-order"): LARGE | {"dropout": 0.2, "epochs": 3},
     ("06_self_attention", "ml-1m-order"): LARGE
-    | {"dim": 128, "heads": 4, "dropout": 0.3, "length": 200, "positions": 151, "epochs": 16},
+    | {"dim": 96, "dropout": 0.3, "batch_size": 32, "learning_rate": 1.5e-3, "epochs": 10},
+    ("09_ablation", "ml-1m-order"): LARGE | {"dropout": 0.2, "epochs": 3},
 }
 
 RECORD = "record"
@@ -106,6 +104,10 @@ def inputs_hash(notebook_path: Path, parameters: dict, fingerprint: str, package
         parameters: of the run; they override those in the chapter's parameters cell.
         fingerprint: of the dataset.
         package: folder of the package `recsys_helpers`.
+
+    Raises:
+        ValueError: if the chapter doesn't have one of the parameters, or its parameters cell does
+            more than assign.
     """
     cells = recorded_cells(json.loads(notebook_path.read_text(encoding="utf-8")))
     chapter, defaults = [], {}
@@ -124,6 +126,11 @@ def inputs_hash(notebook_path: Path, parameters: dict, fingerprint: str, package
     own = {
         name: _canonical(ast.parse(repr(value)).body[0].value) for name, value in parameters.items()
     }
+    if own.keys() - defaults.keys():
+        raise ValueError(
+            f"{notebook_path.name} has no parameters {sorted(own.keys() - defaults.keys())}; "
+            f"it has {sorted(defaults)}."
+        )
     effective = defaults | own
     effective.pop("record_to", None)
 

@@ -163,7 +163,7 @@ def test_differences_are_paired_by_user(recorded):
 # What a run depends on
 
 
-def chapter(*cells, parameters='dataset = "tiny"\nseed = 1\nrecord_to = ""'):
+def chapter(*cells, parameters='dataset = "tiny"\nseed = 1\nepochs = 3\nrecord_to = ""'):
     tagged = {"tags": ["install"]}, {"tags": ["parameters"]}
     return new_notebook(
         cells=[
@@ -211,7 +211,7 @@ def hashed(tmp_path, notebook=None, package=None, parameters=None, fingerprint="
         {"notebook": chapter("# a comment\n" + CELLS[0], *CELLS[1:])},
         {"notebook": chapter("from recsys_helpers.models import f\n\n%time y = f(2)", *CELLS[1:])},
         {"notebook": chapter(*CELLS[:2], "something_else()")},
-        {"notebook": chapter(*CELLS, parameters='dataset = "x"  # a comment\nseed = 7')},
+        {"notebook": chapter(*CELLS, parameters='dataset = "x"  # words\nseed = 7\nepochs = 3')},
         {"package": {"models": PACKAGE["models"].replace("Doc.", "Other words.")}},
         {"package": {"models": PACKAGE["models"].replace('"""Doc."""\nfrom', "from")}},
         {"package": {"layers": PACKAGE["layers"] + "# a comment\n"}},
@@ -263,6 +263,8 @@ def test_hash_is_the_same_on_every_python():
 def test_one_record_cell_and_plain_parameters(tmp_path):
     with pytest.raises(ValueError, match="expected one cell tagged 'record', received 0"):
         hashed(tmp_path, notebook=chapter("x = 1"))
+    with pytest.raises(ValueError, match=r"chapter.ipynb has no parameters \['epoch'\]; it has"):
+        hashed(tmp_path, parameters={"epoch": 3})
     with pytest.raises(ValueError, match="assignments only, received 'import os'"):
         hashed(tmp_path, notebook=chapter(*CELLS, parameters="import os"))
 
