@@ -34,6 +34,10 @@ results: $(INSTALLED) data ## run what is not recorded in results/, and rewrite 
 bench: $(INSTALLED) ## measure speed again, for the chapter on it; keep the machine idle
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/softmax.py
+	$(BIN)/python benchmarks/epoch.py
+	$(BIN)/python benchmarks/epoch_end.py
+	$(BIN)/python benchmarks/retrieval.py
 
 lint: $(INSTALLED) ## ruff, as CI runs it
 	$(BIN)/ruff check

@@ -1,0 +1,65 @@
+"""How long the end of an epoch takes: `keras.Model.fit` given arrays, and `TwoTower.fit`.
+
+    python benchmarks/epoch_end.py      three minutes; keep the machine idle
+
+The same model, YouTubeDNN on ml-100k, is trained for one long epoch (the examples several times
+over) by one and by the other in turns. Work done shows in the seconds of the processor, waiting
+only in those of the clock.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+from common import report  # noqa: E402
+
+from recsys_helpers.datasets import load_dataset  # noqa: E402
+from recsys_helpers.samples import (  # noqa: E402
+    item_features,
+    sequence_samples,
+    user_features,
+    vocabulary_sizes,
+)
+from recsys_helpers.splits import leave_last_out  # noqa: E402
+from recsys_helpers.towers import ItemEmbeddingTower, YouTubeDNNUserTower  # noqa: E402
+from recsys_helpers.two_tower import TwoTower  # noqa: E402
+
+ROUNDS, TIMES, DIM = 6, 4, 64
+
+
+def main():
+    keras.utils.set_random_seed(1)
+    split = leave_last_out(load_dataset("ml-100k"))
+    samples, items = sequence_samples(split, positions=16), split.dataset.num_items
+    sizes = vocabulary_sizes(user_features(split.dataset))
+    tokens = vocabulary_sizes(item_features(split.dataset))["genres"]
+    inputs = {name: np.concatenate([value] * TIMES) for name, value in samples.inputs.items()}
+    targets = np.concatenate([samples.targets] * TIMES)
+    model = TwoTower(
+        YouTubeDNNUserTower(sizes, items, tokens, DIM), ItemEmbeddingTower(items, DIM), items
+    )
+    model.compile(optimizer=keras.optimizers.Adam(1e-3))
+    contenders = {"keras.Model.fit": keras.Model.fit, "TwoTower.fit": TwoTower.fit}
+    rows = []
+    for turn in range(ROUNDS + 1):
+        for name, fit in contenders.items():
+            clock, processor = time.perf_counter(), time.process_time()
+            fit(model, inputs, targets, batch_size=32, verbose=0)
+            row = {
+                "fit": name,
+                "round": turn,
+                "seconds": time.perf_counter() - clock,
+                "cpu_seconds": time.process_time() - processor,
+            }
+            if turn:  # the first compiles
+                rows.append(row)
+    report("epoch_end", rows)
+
+
+if __name__ == "__main__":
+    main()
