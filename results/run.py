@@ -336,20 +336,17 @@ def run_chapter(chapter: str, parameters: dict, results: Path, root: Path = ROOT
 
 
 def _commit(root: Path) -> str | None:
+    """The commit that is checked out, "-dirty" if code or chapters differ from it."""
     if not shutil.which("git"):
         return None
-    command = [
-        "git",
-        "-C",
-        str(root),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=12",
-        "--exclude=*",
-    ]
-    described = subprocess.run(command, check=False, capture_output=True, text=True)
-    return described.stdout.strip() or None
+
+    def git(*arguments):
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "notebooks", "recsys_helpers", "results/run.py")
+    commit = git("rev-parse", "--short=12", "HEAD")
+    return (commit + "-dirty" * bool(changed)) or None
 
 
 # The README's table
