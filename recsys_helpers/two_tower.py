@@ -61,7 +61,12 @@ class TwoTower(keras.Model):
         self.built = True
 
     def fit(self, x=None, y=None, batch_size=None, *args, shuffle=True, **kwargs):
-        """Train as `keras.Model.fit` does, without a pause of TensorFlow's between epochs."""
+        """Train as `keras.Model.fit` does, but with another order of the examples in each epoch.
+
+        On TensorFlow, Keras's own `fit` repeats one order in all epochs once a seed has been set,
+        so that the same examples share a batch, and each other's negatives, every time; and the
+        end of an epoch may have to be waited for.
+        """
         others = {"sample_weight", "class_weight", "validation_split"} & kwargs.keys()
         if keras.backend.backend() == "tensorflow" and y is not None and not others:
             batches = _batches(x, y, batch_size or 32, shuffle)
@@ -143,7 +148,10 @@ class TwoTower(keras.Model):
 
 
 def _batches(inputs, targets, batch_size, shuffle):
-    """Batches of arrays as Keras makes them, but with TensorFlow's autotuning switched off.
+    """Batches of arrays as Keras makes them, but shuffled anew in each epoch, and not autotuned.
+
+    Keras shuffles by an operation within the pipeline. With a seed set, that operation starts from
+    the same state for each epoch, and so gives the same order.
 
     The thread that tunes an input pipeline sleeps longer and longer while an epoch lasts, and the
     end of the epoch may have to wait for it to wake up: an epoch can take twice its time, with
