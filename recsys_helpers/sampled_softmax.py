@@ -327,6 +327,33 @@ def sampled_softmax_loss(
     return ops.logsumexp(ops.concatenate([positive, logits], axis=1), axis=1) - positive[:, 0]
 
 
+def seen_before(history, ids, positions=1):
+    """Which of the items a user had watched by each of the last moments of their history.
+
+    Takes memory for the answer only, whatever the size of the catalogue.
+
+    Args:
+        history: int `[b, steps]`, item ids, the oldest first, padded with 0.
+        ids: int `[s]`, item ids to look for, repeated or not; 0 is never found.
+        positions: number of moments T; the last one comes after the whole history, each of the
+            others one step before the next.
+
+    Returns:
+        bool `[b, T, s]`, True where the item is among the steps up to the moment.
+    """
+    ids, history = ops.cast(ids, "int32"), ops.cast(history, "int32")
+    rows, steps, size = ops.shape(history)[0], history.shape[1], ops.shape(ids)[0]
+    in_order, watched = ops.sort(ids), ops.reshape(history, (-1,))
+    place = ops.minimum(ops.searchsorted(in_order, watched), size - 1)  # the first of equals
+    found = ops.logical_and(ops.take(in_order, place) == watched, watched != 0)
+    # How many steps before the end it was watched; the longest counts, -1 is never.
+    ago = ops.tile(ops.arange(steps - 1, -1, -1, dtype="int32"), (rows,))
+    cell = ops.repeat(ops.arange(rows, dtype="int32"), steps) * size + place
+    longest = ops.segment_max(ops.where(found, ago, -1), cell, rows * size)
+    longest = ops.take(ops.reshape(longest, (-1, size)), ops.searchsorted(in_order, ids), axis=1)
+    return longest[:, None] >= np.arange(positions - 1, -1, -1, dtype="int32")[:, None]
+
+
 def _check_vectors(temperature, **vectors):
     if isinstance(temperature, (int, float)) and not temperature > 0:
         raise ValueError(f"Expected temperature > 0. Received {temperature}.")

@@ -10,7 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from recsys_helpers.sampled_softmax import full_softmax_loss, sampled_softmax_loss
+from recsys_helpers.sampled_softmax import (
+    full_softmax_loss,
+    sampled_softmax_loss,
+    seen_before,
+)
 from recsys_helpers.towers import register
 
 
@@ -145,6 +149,45 @@ class TwoTower(keras.Model):
         for name in ("user_tower", "item_tower", "sampler"):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
+
+
+@register
+class UnseenTwoTower(TwoTower):
+    """A `TwoTower` whose softmax leaves out what the user has seen.
+
+    When the catalogue is ranked, the items of a user's history are left out. Left out of the
+    softmax as well, they are no negatives: the model needn't learn to push down what nobody will
+    ask it about, right beside what it should bring up. The arguments are those of `TwoTower`.
+    """
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Mean cross-entropy as in `TwoTower`, without the items of `x["history"]`.
+
+        At each of many positions, those are left out that had been watched by then.
+        """
+        targets = ops.cast(ops.reshape(y, (-1,)), "int32")
+        positions = 1 if len(y_pred.shape) == 2 else y_pred.shape[1]
+        y_pred = ops.reshape(y_pred, (-1, y_pred.shape[-1])) / self.temperature
+        correction = None
+        if self.sampler is None or not training:
+            ids = ops.arange(1, self.num_items + 1, dtype="int32")
+        else:
+            ids, correction = self.sampler.sample(self.num_sampled, self.seed_generator, targets)
+        seen = seen_before(x["history"], ids, positions)  # (batch, positions, s)
+        left_out = ops.logical_or(
+            ops.reshape(seen, (-1, ops.shape(ids)[0])), targets[:, None] == ids
+        )
+        positive = ops.sum(y_pred * self.item_tower(targets), axis=1, keepdims=True)
+        logits = ops.matmul(y_pred, ops.transpose(self.item_tower(ids)))
+        if correction is not None and self.log_q_correction:
+            left_out = ops.logical_or(left_out, correction == -np.inf)  # cannot be drawn
+            logits = logits - correction
+        logits = ops.where(left_out, ops.cast(-np.inf, logits.dtype), logits)
+        loss = ops.logsumexp(ops.concatenate([positive, logits], axis=1), axis=1) - positive[:, 0]
+        real = ops.cast(ops.not_equal(targets, 0), loss.dtype)
+        if sample_weight is not None:
+            loss = loss * ops.cast(ops.reshape(sample_weight, (-1,)), loss.dtype)
+        return ops.sum(loss * real) / ops.maximum(ops.sum(real), 1.0) + sum(self.losses)
 
 
 def _batches(inputs, targets, batch_size, shuffle):

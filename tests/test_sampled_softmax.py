@@ -23,6 +23,7 @@ from recsys_helpers.sampled_softmax import (
     UniformSampler,
     full_softmax_loss,
     sampled_softmax_loss,
+    seen_before,
 )
 
 COUNTS = [0, 7, 0, 1, 40, 12, 3]  # padding, then six items; item 2 is never a target
@@ -574,3 +575,18 @@ def test_full_softmax_says_what_is_wrong():
         full_softmax_loss(np.ones((2, 4)), np.ones((9, 5)), np.array([1, 2]))
     with pytest.raises(ValueError, match="temperature > 0"):
         full_softmax_loss(np.ones((2, 4)), np.ones((9, 4)), np.array([1, 2]), temperature=-1)
+
+
+@pytest.mark.parametrize("positions", [1, 3, 6])
+def test_seen_before_is_what_a_search_through_each_history_finds(positions):
+    rng = np.random.default_rng(0)
+    history = rng.integers(1, 12, (40, 8))  # watched again and again
+    for row, padding in zip(history, rng.integers(0, 9, 40), strict=True):
+        row[:padding] = 0
+    ids = rng.integers(0, 15, 20)  # repeated, the padding and items nobody watched among them
+    found = np.asarray(seen_before(history.astype("int32"), ids.astype("int32"), positions))
+    assert found.shape == (40, positions, 20) and found.any() and not found.all()
+    for t in range(positions):
+        watched = history[:, : 8 - (positions - 1 - t)]
+        expected = [[i != 0 and i in row for i in ids] for row in watched]
+        np.testing.assert_array_equal(found[:, t], expected)

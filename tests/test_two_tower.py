@@ -16,7 +16,7 @@ from recsys_helpers.towers import (
     SelfAttentiveUserTower,
     YouTubeDNNUserTower,
 )
-from recsys_helpers.two_tower import TwoTower
+from recsys_helpers.two_tower import TwoTower, UnseenTwoTower
 
 NUM_ITEMS, LENGTH, DIM = 24, 6, 16
 SIZES = {"user_id": 60, "gender": 3, "age": 8, "occupation": 5}
@@ -34,7 +34,7 @@ def chain(rows=768, seed=0):
     return inputs, walk[:, -1].astype("int32")
 
 
-def make(name, **kwargs):
+def make(name, kind=TwoTower, **kwargs):
     features = {
         "genres": (np.arange(NUM_ITEMS + 1)[:, None] % 5).astype("int32"),
         "year": (np.arange(NUM_ITEMS + 1) % 3).astype("int32"),
@@ -50,7 +50,7 @@ def make(name, **kwargs):
             user = SelfAttentiveUserTower(SIZES, NUM_ITEMS, DIM, hidden=(32,), reach=LENGTH)
         item = ItemEmbeddingTower(NUM_ITEMS, DIM)
     temperature = 1.0 if name == "fm" else 0.1
-    model = TwoTower(user, item, NUM_ITEMS, **{"temperature": temperature, **kwargs})
+    model = kind(user, item, NUM_ITEMS, **{"temperature": temperature, **kwargs})
     model.compile(optimizer=keras.optimizers.Adam(0.01))
     return model
 
@@ -185,6 +185,84 @@ def test_user_vectors_of_one_moment_and_of_many_may_be_asked_for_in_turn(name):
     assert moments.shape == (10, 3, once.shape[1])
     np.testing.assert_allclose(moments[:, -1], once, atol=1e-5)
     np.testing.assert_allclose(model.user_vectors(inputs), once, atol=1e-6)
+
+
+def cross_entropy_of_the_unseen(model, inputs, targets):
+    """By a loop over examples, each with the items that its history doesn't hold."""
+    scores = model.user_vectors(inputs) @ model.item_vectors().T / model.temperature
+    losses = []
+    for logits, target, history in zip(scores, targets, inputs["history"], strict=True):
+        candidates = [i for i in range(1, NUM_ITEMS + 1) if i == target or i not in history]
+        chosen = logits[np.array(candidates) - 1]
+        losses.append(np.log(np.exp(chosen).sum()) - logits[target - 1])
+    return np.mean(losses)
+
+
+def test_the_unseen_are_all_that_an_unseen_two_tower_compares():
+    inputs, targets = chain(rows=50)
+    targets[:10] = inputs["history"][:10, -1]  # watched again; a target is never left out
+    model = make("youtubednn", UnseenTwoTower, num_sampled=None)
+    expected = cross_entropy_of_the_unseen(model, inputs, targets)
+    assert model.evaluate(inputs, targets, verbose=0) == pytest.approx(expected, rel=1e-5)
+    plain = make("youtubednn")
+    plain.user_vectors(inputs)  # creates the weights
+    plain.set_weights(model.get_weights())
+    assert plain.evaluate(inputs, targets, verbose=0) > expected + 0.01
+
+
+def test_unseen_at_many_moments_is_unseen_at_each():
+    inputs, _ = chain(rows=30)
+    model = make("youtubednn", UnseenTwoTower)
+    moments = 3
+    many = {
+        **inputs,
+        "example_age": np.repeat(inputs["example_age"][:, None], moments, axis=1),
+        "search": np.repeat(inputs["search"][:, None], moments, axis=1),
+    }
+    targets = np.random.default_rng(1).integers(1, NUM_ITEMS + 1, (30, moments)).astype("int32")
+    together = model.evaluate(many, targets, batch_size=30, verbose=0)
+    alone = []
+    for t in range(moments):
+        history = np.zeros_like(inputs["history"])
+        end = LENGTH - (moments - 1 - t)
+        history[:, LENGTH - end :] = inputs["history"][:, :end]
+        window = {**inputs, "history": history}
+        alone.append(cross_entropy_of_the_unseen(model, window, targets[:, t]))
+    assert together == pytest.approx(np.mean(alone), rel=1e-5)
+
+
+@pytest.mark.parametrize("log_q_correction", [True, False])
+def test_negatives_that_were_seen_have_no_gradient(log_q_correction):
+    inputs, targets = chain(rows=1)
+    sampler = UniformSampler(NUM_ITEMS)
+    model = make(
+        "youtubednn", UnseenTwoTower, sampler=sampler, num_sampled=400,
+        log_q_correction=log_q_correction,
+    )  # fmt: skip
+    model.compile(optimizer=keras.optimizers.SGD(1.0))
+    model.build({name: value.shape for name, value in inputs.items()})
+    before = np.asarray(model.item_tower.embedding.embeddings)
+    model.fit(inputs, targets, verbose=0)  # 400 draws from 24 items: each is drawn
+    moved = np.abs(np.asarray(model.item_tower.embedding.embeddings) - before).max(1) > 0
+    expected = ~np.isin(np.arange(NUM_ITEMS + 1), [0, *inputs["history"][0]])
+    np.testing.assert_array_equal(moved, expected)
+
+
+def test_an_unseen_two_tower_learns_is_weighted_and_saved_like_the_other(tmp_path):
+    inputs, targets = chain()
+    model = make("youtubednn", UnseenTwoTower, sampler=UniformSampler(NUM_ITEMS), num_sampled=12)
+    model.fit(inputs, targets, batch_size=64, epochs=4, verbose=0)
+    assert share_of_hits(model, inputs, targets) > 0.9
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded) is UnseenTwoTower
+    np.testing.assert_array_equal(loaded.user_vectors(inputs), model.user_vectors(inputs))
+    few = {name: value[:4] for name, value in inputs.items()}
+    weighted, plain = (
+        model.evaluate(few, targets[:4], sample_weight=np.full(4, w, "float32"), verbose=0)
+        for w in (3, 1)
+    )
+    assert weighted == pytest.approx(3 * plain, rel=1e-5)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a matter of TensorFlow's")
