@@ -44,13 +44,13 @@ from recsys_helpers.samples import (  # noqa: E402
 )
 from recsys_helpers.splits import leave_last_out  # noqa: E402
 from recsys_helpers.towers import ItemEmbeddingTower, YouTubeDNNUserTower  # noqa: E402
-from recsys_helpers.two_tower import TwoTower  # noqa: E402
+from recsys_helpers.two_tower import TwoTower, UnseenTwoTower  # noqa: E402
 
 SHARE, ROUNDS, PROFILED_STEPS = 1 / 4, 5, 60
 POSITIONS, ROWS = 16, 32  # as in chapter 5: up to 512 examples a step; or as many windows
 SQUARE = 4096
 MODELS = {
-    "chapter 5": {"dim": 64, "negatives": 1024, "dropout": 0.2},
+    "chapter 5": {"kind": UnseenTwoTower, "dim": 64, "negatives": 1024, "dropout": 0.2},
     # Its hidden layers (64, 16) end with the output: the user's vector is that of the last one.
     "DeepMatch's sizes": {
         "dim": 16,
@@ -64,13 +64,13 @@ MODELS = {
 DEEPMATCH = {"what": "DeepMatch 0.3.2, measured before", "examples_per_cpu_second": 22_000}
 
 
-def make_model(split, counts, age_scale, dim, negatives, **choices):
-    """The model of chapter 5, built."""
+def make_model(split, counts, age_scale, dim, negatives, kind=TwoTower, **choices):
+    """A model with the towers of chapter 5, built."""
     keras.utils.set_random_seed(1)
     sizes = vocabulary_sizes(user_features(split.dataset))
     num_tokens = vocabulary_sizes(item_features(split.dataset))["genres"]
     num_items = split.dataset.num_items
-    model = TwoTower(
+    model = kind(
         YouTubeDNNUserTower(
             sizes, num_items, num_tokens, dim, example_age_scale=age_scale, **choices
         ),
