@@ -11,7 +11,6 @@ This is the one module of the package that needs TensorFlow itself; the rest run
 from __future__ import annotations
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from recsys_helpers.towers import register
@@ -34,19 +33,15 @@ class RowEmbedding(keras.layers.Layer):
     def __init__(self, rows, dim, stddev=0.05, **kwargs):
         super().__init__(**kwargs)
         self.rows, self.dim, self.stddev = rows, dim, stddev
-        self.embeddings = self.add_weight(
-            shape=(rows, dim), initializer=self._start, name="embeddings"
-        )
-        self.built = True
-
-    def _start(self, shape, dtype=None):
-        # By blocks of rows: drawn at once, a large table would need its memory once more.
+        self.embeddings = self.add_weight(shape=(rows, dim), initializer="zeros", name="embeddings")
+        # Filled in place, by blocks: made elsewhere, a large table would need its memory again.
         seed = keras.random.SeedGenerator()
-        table = np.empty(shape, dtype)
-        for block in range(0, len(table), 100_000):
-            rows = table[block : block + 100_000]
-            rows[:] = keras.random.normal(rows.shape, stddev=self.stddev, dtype=dtype, seed=seed)
-        return table
+        for start in range(0, rows, 100_000):
+            block = tf.range(start, min(start + 100_000, rows))
+            values = keras.random.normal((len(block), dim), stddev=stddev, seed=seed)
+            values = tf.cast(values, self.embeddings.dtype)
+            self.embeddings.value.scatter_update(tf.IndexedSlices(values, block))
+        self.built = True
 
     def call(self, ids):
         """Map ids of any shape to [..., dim]."""
@@ -113,6 +108,14 @@ class RowSGD(_RowWise, keras.optimizers.SGD):
 @register
 class RowAdagrad(_RowWise, keras.optimizers.Adagrad):
     """Adagrad (Duchi et al. 2011) on the rows touched; equal to Keras's on the dense gradient."""
+
+    def add_optimizer_variables(self, trainable_variables, name, initializer="zeros"):
+        """As in Keras, but the state is made at once and not as a product, in memory of its own."""
+
+        def start(shape, dtype=None):
+            return tf.fill(shape, tf.cast(self.initial_accumulator_value, dtype))
+
+        return super().add_optimizer_variables(trainable_variables, name, initializer=start)
 
     def update_rows(self, rows, gradient, variable, learning_rate):
         """Steps [m, dim] of the rows [m]."""

@@ -130,10 +130,30 @@ def _alias_table(q):
 
 @_register
 class UniformSampler(Sampler):
-    """Every item equally often: q = 1 / num_items."""
+    """Every item equally often: q = 1 / num_items. Draws without any table of the catalogue's size.
+
+    Args:
+        num_items: number of items.
+
+    Raises:
+        ValueError: if there is none.
+    """
 
     def __init__(self, num_items):
-        super().__init__(np.arange(num_items + 1) > 0)
+        if num_items < 1:
+            raise ValueError(f"Expected at least one item to draw. Received {num_items}.")
+        self.num_items = num_items
+        self.log_q = np.full(num_items + 1, -np.log(num_items), dtype="float32")
+        self.log_q[0] = -np.inf
+
+    def sample(self, num_sampled, seed_generator, targets=None):
+        """Draws negatives; arguments, returned values and errors as in `Sampler.sample`."""
+        if num_sampled is None or int(num_sampled) != num_sampled or num_sampled < 1:
+            raise ValueError(
+                f"Expected num_sampled to be a positive integer. Received {num_sampled!r}."
+            )
+        ids = keras.random.randint((num_sampled,), 1, self.num_items + 1, seed=seed_generator)
+        return ids, ops.full((num_sampled,), float(np.log(num_sampled / self.num_items)))
 
     def get_config(self):
         """Returns what the constructor needs."""
