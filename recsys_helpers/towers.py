@@ -609,13 +609,14 @@ class SelfAttentiveUserTower(_DeepUserTower):
 
     The attention blocks are those of SASRec (Kang and McAuley 2018), but with layer normalisation
     before each sublayer and with relative positions (see `CausalAttention`). What they make of the
-    last step joins the profile and the pooled history of `HistoryFeatures`, and a network above
+    last step joins what a `YouTubeDNNUserTower` reads, but for the example age, and a network above
     all of it makes the vector. Every step attends to what came before it only, so the vectors of
     all positions come out of one pass over the history.
 
     Args:
         sizes: number of codes of `gender`, `age` and `occupation`, padding included.
         num_items: size of the catalogue.
+        num_tokens: number of codes of the search tokens, padding included.
         dim: size of the item embeddings and of the output.
         hidden: sizes of the ReLU layers below the output.
         blocks: number of attention blocks; 0 leaves attention out.
@@ -631,6 +632,7 @@ class SelfAttentiveUserTower(_DeepUserTower):
         self,
         sizes,
         num_items,
+        num_tokens,
         dim,
         hidden=(256,),
         blocks=1,
@@ -647,12 +649,13 @@ class SelfAttentiveUserTower(_DeepUserTower):
             PROFILE[1:], sizes, num_items, dim, hidden, dropout, recency, last, length, kwargs
         )
         self.dim, self.normalize = dim, normalize
+        self.search = _embedding(num_tokens, dim // 4, "search")
         self.blocks = [
             (
                 layers.LayerNormalization(epsilon=1e-6),
                 CausalAttention(dim, heads, reach),
                 layers.LayerNormalization(epsilon=1e-6),
-                _network((4 * dim,), dim),
+                _network((dim,), dim),
             )
             for _ in range(blocks)
         ]
@@ -665,9 +668,10 @@ class SelfAttentiveUserTower(_DeepUserTower):
         ]
 
     def build(self, input_shape):
+        self.search.build(None)
         for part in (*self.norms, *(part for block in self.blocks for part in block)):
             part.build((None, None, self.dim))
-        self.extra_width = self.dim if self.blocks else 0
+        self.extra_width = self.search.output_dim + (self.dim if self.blocks else 0)
         super().build(input_shape)
 
     def attended(self, history, positions, training):
@@ -683,7 +687,9 @@ class SelfAttentiveUserTower(_DeepUserTower):
 
     def call(self, inputs, training=False):
         """Map the inputs to user vectors, [batch, dim] or [batch, positions, dim]."""
-        positions, parts = num_positions(inputs), self.parts(inputs)
+        positions, search = num_positions(inputs), inputs["search"]
+        search = search if positions else search[:, None]
+        parts = [*self.parts(inputs), masked_mean(self.search(search), search)]
         if self.blocks:
             parts.append(self.attended(inputs["history"], positions or 1, training))
         wide = self.drop(ops.concatenate(parts, -1), training=training)

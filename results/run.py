@@ -50,7 +50,7 @@ PARAMETERS: dict[tuple[str, str], dict] = {
     ("04_dssm", "ml-1m-order"): {"temperature": 0.07, "epochs": 12},
     ("05_youtubednn", "ml-1m-order"): LARGE | {"dim": 96, "dropout": 0.3, "epochs": 12},
     ("06_self_attention", "ml-1m-order"): LARGE
-    | {"dim": 96, "dropout": 0.3, "batch_size": 32, "learning_rate": 1.5e-3, "epochs": 10},
+    | {"dim": 96, "dropout": 0.3, "positions": 16, "batch_size": 32, "epochs": 12},
     ("09_ablation", "ml-1m-order"): LARGE | {"dropout": 0.2, "epochs": 3},
 }
 

@@ -56,7 +56,7 @@ def make_user_towers(length=LENGTH):
             SIZES, NUM_ITEMS, NUM_TOKENS, DIM, hidden=(16,), example_age_scale=50.0, length=length
         ),
         "self_attentive": towers.SelfAttentiveUserTower(
-            SIZES, NUM_ITEMS, DIM, hidden=(16,), reach=LENGTH, length=length
+            SIZES, NUM_ITEMS, NUM_TOKENS, DIM, hidden=(16,), reach=LENGTH, length=length
         ),
     }
 
@@ -257,16 +257,21 @@ def test_all_positions_at_once_are_the_windows_one_by_one(name, length):
 
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_self_attention_of_all_positions_is_that_of_every_prefix(blocks):
-    tower = towers.SelfAttentiveUserTower(SIZES, NUM_ITEMS, DIM, blocks=blocks, length=4)
+    tower = towers.SelfAttentiveUserTower(
+        SIZES, NUM_ITEMS, NUM_TOKENS, DIM, blocks=blocks, length=4
+    )
     inputs = user_inputs(rows=6)
-    inputs["example_age"] = np.zeros((6, LENGTH), "float32")
-    randomize(built(tower, inputs))
-    together = call(tower, inputs)
+    everywhere = inputs | {
+        "example_age": np.zeros((6, LENGTH), "float32"),
+        "search": np.repeat(inputs["search"][:, None], LENGTH, axis=1),
+    }
+    randomize(built(tower, everywhere))
+    together = call(tower, everywhere)
     assert together.shape == (6, LENGTH, DIM)
     for t in range(LENGTH):
         prefix = np.zeros_like(inputs["history"])
         prefix[:, LENGTH - 1 - t :] = inputs["history"][:, : t + 1]
-        alone = call(tower, inputs | {"history": prefix, "example_age": np.zeros(6, "float32")})
+        alone = call(tower, inputs | {"history": prefix})
         some = prefix.any(axis=1)
         np.testing.assert_allclose(together[some, t], alone[some], atol=1e-5)
         assert np.isfinite(alone).all()
@@ -274,13 +279,17 @@ def test_self_attention_of_all_positions_is_that_of_every_prefix(blocks):
 
 def test_a_network_that_ignores_attention_is_a_tower_without_it():
     inputs = user_inputs()
-    make = dict(sizes=SIZES, num_items=NUM_ITEMS, dim=DIM, hidden=(16,), length=LENGTH)
+    make = dict(
+        sizes=SIZES, num_items=NUM_ITEMS, num_tokens=NUM_TOKENS, dim=DIM, hidden=(16,),
+        length=LENGTH,
+    )  # fmt: skip
     full = randomize(built(towers.SelfAttentiveUserTower(**make), inputs))
     kernel, *rest = full.network.get_weights()
     kernel[-DIM:] = 0  # the rows that read what attention found
     full.network.set_weights([kernel, *rest])
     plain = built(towers.SelfAttentiveUserTower(blocks=0, **make), inputs)
     plain.history.set_weights(full.history.get_weights())
+    plain.search.set_weights(full.search.get_weights())
     for name in plain.profile:
         plain.profile[name].set_weights(full.profile[name].get_weights())
     plain.network.set_weights([kernel[:-DIM], *rest])
@@ -309,4 +318,4 @@ def test_attention_by_hand():
 
 def test_heads_must_share_the_width_evenly():
     with pytest.raises(ValueError, match="dim must be a multiple of heads, received 8 and 3"):
-        towers.SelfAttentiveUserTower(SIZES, NUM_ITEMS, 8, heads=3)
+        towers.SelfAttentiveUserTower(SIZES, NUM_ITEMS, 5, 8, heads=3)

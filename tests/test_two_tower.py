@@ -47,7 +47,7 @@ def make(name, kind=TwoTower, **kwargs):
     else:
         user = YouTubeDNNUserTower(SIZES, NUM_ITEMS, 5, DIM, hidden=(32,))
         if name == "self_attentive":
-            user = SelfAttentiveUserTower(SIZES, NUM_ITEMS, DIM, hidden=(32,), reach=LENGTH)
+            user = SelfAttentiveUserTower(SIZES, NUM_ITEMS, 5, DIM, hidden=(32,), reach=LENGTH)
         item = ItemEmbeddingTower(NUM_ITEMS, DIM)
     temperature = 1.0 if name == "fm" else 0.1
     model = kind(user, item, NUM_ITEMS, **{"temperature": temperature, **kwargs})
