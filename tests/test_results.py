@@ -370,8 +370,10 @@ def test_plan_is_what_the_book_reports():
     # Three seeds of four chapters and, once, the chapter without chance, on three datasets; and
     # the ladder on the largest.
     assert len(names) == len(run.plan()) == 3 * (3 * 4 + 1) + 1
-    assert ("06_self_attention", "ml-1m-order", 3) in names
+    assert ("04_dssm", "ml-1m-order", 3) in names and ("04_dssm", "ml-latest-small", 2) in names
     assert ("09_ablation", "ml-1m-order", 1) in names
+    assert ("06_self_attention", "ml-100k", 2) in names
+    assert ("06_self_attention", "ml-1m-order", 3) in names
 
 
 PLANNED = [(c, p) for c, p in run.plan() if (ROOT / "notebooks" / f"{c}.ipynb").is_file()]
