@@ -129,6 +129,18 @@ def test_the_chapters_of_this_book():
     assert loaded["04_dssm"] == ["ml-100k"]
 
 
+@pytest.fixture
+def buildable(book):
+    """The checkout with a book of two chapters, `one` and `two`, still to be written."""
+    pytest.importorskip("myst_nb", reason="the book's own packages are not installed here")
+    (book / "conf.py").write_text(CONF)
+    (book / "index.md").write_text("# Book\n\n```{toctree}\nnotebooks/one\nnotebooks/two\n```\n")
+    (book / "notebooks" / "chapter.ipynb").unlink()
+    (book / "book" / "_ext").mkdir(parents=True)
+    shutil.copy(SOURCE, book / "book" / "_ext")
+    return book
+
+
 def build(book):
     """Build the small book; returns which chapters were executed."""
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-d", "_build/doctrees"]
@@ -142,13 +154,8 @@ def build(book):
     return executed
 
 
-def test_the_book_executes_what_has_to_be_executed(book):
-    pytest.importorskip("myst_nb", reason="the book's own packages are not installed here")
-    (book / "conf.py").write_text(CONF)
-    (book / "index.md").write_text("# Book\n\n```{toctree}\nnotebooks/one\nnotebooks/two\n```\n")
-    (book / "notebooks" / "chapter.ipynb").unlink()
-    (book / "book" / "_ext").mkdir(parents=True)
-    shutil.copy(SOURCE, book / "book" / "_ext")
+def test_the_book_executes_what_has_to_be_executed(buildable):
+    book = buildable
     code = (
         "import sys; sys.path.insert(0, '..')\n"
         "from recsys_helpers.{module} import value\n"
@@ -178,3 +185,34 @@ def test_the_book_executes_what_has_to_be_executed(book):
 
     (book / "requirements.txt").write_text("numpy==2\n")
     assert build(book) == ["one", "two"]
+
+
+@pytest.mark.skipif(cache.AT_ONCE < 2, reason="one core executes one chapter at a time")
+def test_chapters_are_executed_side_by_side_and_in_one_thread_each(buildable):
+    code = """
+import os, pathlib, time
+pathlib.Path("{name}.started").touch()
+end = time.monotonic() + 60
+while not pathlib.Path("{other}.started").exists():
+    assert time.monotonic() < end, "executed one after the other"
+    time.sleep(0.05)
+print("threads:", os.environ["TF_NUM_INTRAOP_THREADS"])
+"""
+    for name, other in (("one", "two"), ("two", "one")):
+        write(buildable, name, [code.format(name=name, other=other)])
+    build(buildable)
+    for name in ("one", "two"):
+        page = buildable / "_build" / "html" / "notebooks" / f"{name}.html"
+        assert "threads: 1" in page.read_text()
+
+
+def test_a_chapter_that_fails_is_reported_and_does_not_stop_the_others(buildable):
+    write(buildable, "one", ["print(open('../executed.log', 'a').write('one '))", "1 / 0"])
+    write(buildable, "two", ["print(open('../executed.log', 'a').write('two '))"])
+    with pytest.raises(AssertionError, match="one.ipynb: WARNING: Executing notebook failed"):
+        build(buildable)
+    executed = (buildable / "executed.log").read_text().split()
+    assert executed.count("two") == 1  # and it is in the cache
+    write(buildable, "one", ["print(open('../executed.log', 'a').write('one '))"])
+    (buildable / "executed.log").unlink()
+    assert build(buildable) == ["one"]

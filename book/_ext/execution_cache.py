@@ -5,6 +5,10 @@ old outputs on the page. As a chapter is read (never on disk), this adds to its 
 of the rest: the helper modules that it imports, directly or not, requirements.txt, its dataset and,
 if it reads them, the recorded results. Prose is not part of it. A chapter whose digest differs from
 that of the last build is read again, whether its file changed or not.
+
+Chapters don't need each other, and a second core is worth little to one of them. So those that have
+to be executed are executed side by side, before the first is read, and found in the cache then.
+Each computes in one thread: what a page shows doesn't depend on how many cores it had.
 """
 
 from __future__ import annotations
@@ -14,12 +18,15 @@ import hashlib
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "recsys_helpers"
 RESULTS_MODULE = "results"
+ONE_THREAD = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+AT_ONCE = min(4, os.cpu_count() or 1)  # chapters; each needs about 1.5 GB
 
 
 def parse(notebook: dict) -> list[ast.Module]:
@@ -131,10 +138,57 @@ def add_digest(app, document, content):
         content[0] = json.dumps(notebook)
 
 
+def execute(app, env, documents):
+    """Execute what is about to be read and isn't in the cache, several chapters at a time.
+
+    A chapter that fails isn't put into the cache. myst-nb will then execute it by itself, and
+    report the failure as it always does.
+    """
+    import nbformat
+    from jupyter_cache import get_cache
+    from jupyter_cache.base import CacheBundleIn
+    from jupyter_cache.executors.utils import single_nb_execution
+    from sphinx.util.logging import getLogger
+
+    config = env.mystnb_config
+    if config.execution_mode != "cache":
+        return
+    store = get_cache(config.execution_cache_path)
+    waiting = {}
+    for document in (d for d in documents if _is_notebook(env, d)):
+        path = Path(env.doc2path(document))
+        content = [path.read_text("utf-8")]
+        add_digest(app, document, content)
+        notebook = nbformat.reads(content[0], as_version=4)
+        try:
+            store.match_cache_notebook(notebook)
+        except KeyError:
+            waiting[path] = notebook
+
+    def run(path):
+        return single_nb_execution(
+            waiting[path],
+            cwd=str(path.parent),
+            timeout=config.execution_timeout,
+            allow_errors=config.execution_allow_errors,
+        )
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for path, result in zip(waiting, pool.map(run, waiting), strict=True):
+            if result.err is None:
+                data = {"execution_seconds": result.time}
+                bundle = CacheBundleIn(waiting[path], str(path), data=data)
+                store.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+            outcome = "failed" if result.err else "executed"
+            getLogger(__name__).info("%s: %s in %.0f seconds", path.name, outcome, result.time)
+
+
 def setup(app):
     """Register with Sphinx."""
     # What TensorFlow says of drivers it did not find has no place on a page.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
     app.connect("env-get-outdated", changed)
+    app.connect("env-before-read-docs", execute)
     app.connect("source-read", add_digest)
     return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}
