@@ -68,6 +68,14 @@ def summed_rows(gradient: tf.IndexedSlices) -> tuple[tf.Tensor, tf.Tensor]:
 class _RowWise:
     """Send sparse gradients to `update_rows`, and dense ones where they always went."""
 
+    def build(self, variables):
+        """As in Keras, but outside of the graph of the first step, in which `fit` builds it.
+
+        There all of the state would be one array of zeros at first, and be copied when written to.
+        """
+        with tf.init_scope():
+            super().build(variables)
+
     def update_step(self, gradient, variable, learning_rate):
         if not isinstance(gradient, tf.IndexedSlices):
             return super().update_step(gradient, variable, learning_rate)

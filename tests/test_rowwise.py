@@ -1,5 +1,9 @@
 """Row-wise updates against the stock optimizers on the dense gradient."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -143,3 +147,32 @@ def test_what_cannot_be_done_row_by_row_is_refused():
         RowSGD(0.1, momentum=0.9)
     with pytest.raises(ValueError, match="amsgrad"):
         RowAdam(0.1, amsgrad=True)
+
+
+STATE_IN_MEMORY = """
+import re, sys
+from pathlib import Path
+import keras, numpy as np
+from recsys_helpers import rowwise
+
+def gib(what):
+    return int(re.search(what + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 2**20
+
+rows = 2_000_000
+ids = keras.Input((1,), dtype="int32")
+table = rowwise.RowEmbedding(rows, 64)
+model = keras.Model(ids, keras.layers.Flatten()(table(ids)))
+model.compile(optimizer=getattr(rowwise, sys.argv[1])(0.1), loss="mse", jit_compile=False)
+before = gib("VmRSS")
+model.fit(np.arange(512, dtype="int32")[:, None], np.ones((512, 64)), batch_size=256, verbose=0)
+print((gib("VmHWM") - before) / (rows * 64 * 4 / 2**30))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read as Linux says")
+@pytest.mark.parametrize(("optimizer", "arrays"), [(RowAdagrad, 1), (RowAdam, 2)])
+def test_fit_makes_the_state_once_and_never_copies_it(optimizer, arrays):
+    command = [sys.executable, "-c", STATE_IN_MEMORY, optimizer.__name__]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout.split()[-1]) < arrays + 0.6  # in sizes of the table
