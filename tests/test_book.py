@@ -82,17 +82,18 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def opened(browser, site):
-    """Open a page once, wide, and wait until its formulas are typeset."""
+    """Open a page once, wide, and wait until its formulas and fonts are there."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
 
     @functools.cache
     def open_page(document: str) -> Seen:
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page = context.new_page()
         seen = Seen(page)
         page.goto(f"{site}/{document}.html", wait_until="load")
         if page.locator(".math").count():
             page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
             page.evaluate("MathJax.startup.promise")
-        page.wait_for_load_state("networkidle")
+        page.evaluate("document.fonts.ready")  # what is asked for after everything else
         return seen
 
     return open_page
