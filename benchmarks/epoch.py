@@ -5,8 +5,9 @@
     python benchmarks/epoch.py --steps 60           a quick look, one round, nothing is written
 
 The model is that of chapter 5 with the parameters of its run on MovieLens-1M, and once more in the
-sizes of DeepMatch's YoutubeDNN. A quarter of an epoch is trained through ordinary `fit`, in five
-rounds; medians of these are scaled to all examples. How well a model ranks isn't measured here.
+sizes of DeepMatch's YoutubeDNN, there also in processes that have one thread only. A quarter of an
+epoch is trained through ordinary `fit`, in five rounds; medians of these are scaled to all
+examples. How well a model ranks isn't measured here.
 
 The bound is the time that the matrix products of an epoch would take at the rate of one large
 square product: pooling, network and sampled logits, forward once and backward twice. Gathers,
@@ -30,7 +31,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from common import alternate, report  # noqa: E402
+from common import alternate, in_fresh_process, report  # noqa: E402
 
 from recsys_helpers.datasets import load_dataset  # noqa: E402
 from recsys_helpers.sampled_softmax import PopularitySampler  # noqa: E402
@@ -61,6 +62,13 @@ MODELS = {
         "last": 0,
     },
 }
+FORMS = {
+    "in rows": {"positions": POSITIONS, "batch_size": ROWS},
+    "in rows, 20 steps a call": {"positions": POSITIONS, "batch_size": ROWS, "steps_in_call": 20},
+    f"in rows, {4 * ROWS} of them a step": {"positions": POSITIONS, "batch_size": 4 * ROWS},
+    "window by window": {"positions": 1, "batch_size": ROWS * POSITIONS},
+}
+ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 DEEPMATCH = {"what": "DeepMatch 0.3.2, measured before", "examples_per_cpu_second": 22_000}
 
 
@@ -201,39 +209,55 @@ def kind(event: str) -> str | None:
     return "MatMul" if "MatMul" in found[1] else found[1]
 
 
+def workshop(name: str, steps: int | None):
+    """A function that makes (model, samples, products of a step), and the number of examples."""
+    split = leave_last_out(load_dataset(name, verbose=False))
+    windows, sequences = next_item_samples(split), sequence_samples(split, positions=POSITIONS)
+    counts = np.bincount(windows.targets, minlength=split.dataset.num_items + 1)
+    age = windows.inputs["example_age"].mean() if split.dataset.has_timestamps else None
+
+    def make(size: str, form: str):
+        positions, batch_size = FORMS[form]["positions"], FORMS[form]["batch_size"]
+        samples = windows if positions == 1 else sequences
+        model = make_model(split, counts, age, **MODELS[size])
+        model.compile(
+            keras.optimizers.Adam(1e-3), steps_per_execution=FORMS[form].get("steps_in_call", 1)
+        )
+        number = steps or math.ceil(SHARE * len(samples) / batch_size)
+        return model, some_steps(samples, batch_size, number), products(model, positions)
+
+    return make, len(windows)
+
+
+def alone(name: str, size: str, form: str, steps: int | None) -> tuple[float, float, int]:
+    """Median seconds and processor seconds of a fit, and its number of examples."""
+    model, part, _ = workshop(name, steps)[0](size, form)
+    cpu_seconds: list[float] = []
+    measure = fit_seconds(model, part, FORMS[form]["batch_size"], cpu_seconds)
+    seconds = alternate({"": measure}, 1 if steps else ROUNDS)[""]
+    return seconds, float(np.median(cpu_seconds[1:])), np.count_nonzero(part.targets)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("dataset", nargs="?", default="ml-1m-order")
     parser.add_argument("--steps", type=int)
     arguments = parser.parse_args()
 
-    split = leave_last_out(load_dataset(arguments.dataset))
-    windows, sequences = next_item_samples(split), sequence_samples(split, positions=POSITIONS)
-    counts = np.bincount(windows.targets, minlength=split.dataset.num_items + 1)
-    age = windows.inputs["example_age"].mean() if split.dataset.has_timestamps else None
-    forms = {  # samples, batch size, positions in a row, steps in one call of TensorFlow's
-        "in rows": (sequences, ROWS, POSITIONS, 1),
-        "in rows, 20 steps a call": (sequences, ROWS, POSITIONS, 20),
-        f"in rows, {4 * ROWS} of them a step": (sequences, 4 * ROWS, POSITIONS, 1),
-        "window by window": (windows, ROWS * POSITIONS, 1, 1),
-    }
-
+    make, examples = workshop(arguments.dataset, arguments.steps)
     contenders, given, cpu_seconds = {}, {}, {}
-    for size, settings in MODELS.items():
-        for form, (samples, batch_size, positions, steps_in_call) in forms.items():
-            model = make_model(split, counts, age, **settings)
-            model.compile(keras.optimizers.Adam(1e-3), steps_per_execution=steps_in_call)
-            steps = arguments.steps or math.ceil(SHARE * len(samples) / batch_size)
-            part = some_steps(samples, batch_size, steps)
-            given[size, form] = model, part, products(model, positions)
+    for size in MODELS:
+        for form in FORMS:
+            given[size, form] = model, part, _ = make(size, form)
             cpu_seconds[size, form] = []
-            contenders[size, form] = fit_seconds(model, part, batch_size, cpu_seconds[size, form])
+            contenders[size, form] = fit_seconds(
+                model, part, FORMS[form]["batch_size"], cpu_seconds[size, form]
+            )
     square = ((SQUARE, SQUARE), (SQUARE, SQUARE))
     shapes = given["chapter 5", "in rows"][2]
     contenders |= {product: product_seconds(*product) for product in [square, *shapes]}
     medians = alternate(contenders, 1 if arguments.steps else ROUNDS)
 
-    examples = len(windows)
     rate = flop([square]) / medians[square]
     rows = [
         {"what": f"product of {SQUARE} x {SQUARE}, and its gradients", "gflops_per_second": rate}
@@ -268,6 +292,21 @@ def main():
                 "gflops_per_second": work / seconds,
                 "times_bound": seconds / (work / rate),
                 "share_measured": 1 / scale,
+            }
+        )
+    os.environ.update(ONE_THREAD)  # of the processes to come
+    for form in FORMS:
+        size = "DeepMatch's sizes"
+        seconds, cpu, number = in_fresh_process(
+            alone, arguments.dataset, size, form, arguments.steps
+        )
+        rows.append(
+            {
+                "what": f"{size}, {form}, one thread",
+                "seconds_per_epoch": seconds * examples / number,
+                "cpu_seconds_per_epoch": cpu * examples / number,
+                "examples_per_cpu_second": number / cpu,
+                "share_measured": number / examples,
             }
         )
     rows = [{k: v / 1e9 if k.startswith("gflop") else v for k, v in r.items()} for r in rows]
