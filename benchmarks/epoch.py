@@ -1,6 +1,6 @@
 """What an epoch of YouTubeDNN costs: in rows, window by window, and by arithmetic alone.
 
-    RECSYS_DATA=... python benchmarks/epoch.py      MovieLens-1M, four minutes on an idle machine
+    RECSYS_DATA=... python benchmarks/epoch.py      MovieLens-1M, six minutes on an idle machine
     python benchmarks/epoch.py ml-100k              another dataset
     python benchmarks/epoch.py --steps 60           a quick look, one round, nothing is written
 

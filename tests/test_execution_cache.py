@@ -191,7 +191,7 @@ def test_the_book_executes_what_has_to_be_executed(buildable):
 def test_chapters_are_executed_side_by_side_and_in_one_thread_each(buildable):
     code = """
 import os, pathlib, time
-pathlib.Path("{name}.started").touch()
+pathlib.Path("{name}.started").touch(exist_ok=False)  # so a second attempt fails, too
 end = time.monotonic() + 60
 while not pathlib.Path("{other}.started").exists():
     assert time.monotonic() < end, "executed one after the other"
