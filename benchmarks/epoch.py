@@ -45,13 +45,13 @@ from recsys_helpers.samples import (  # noqa: E402
 )
 from recsys_helpers.splits import leave_last_out  # noqa: E402
 from recsys_helpers.towers import ItemEmbeddingTower, YouTubeDNNUserTower  # noqa: E402
-from recsys_helpers.two_tower import TwoTower, UnseenTwoTower  # noqa: E402
+from recsys_helpers.two_tower import TwoTower  # noqa: E402
 
 SHARE, ROUNDS, PROFILED_STEPS = 1 / 4, 5, 60
 POSITIONS, ROWS = 16, 32  # as in chapter 5: up to 512 examples a step; or as many windows
 SQUARE = 4096
 MODELS = {
-    "chapter 5": {"kind": UnseenTwoTower, "dim": 64, "negatives": 1024, "dropout": 0.2},
+    "chapter 5": {"exclude_seen": True, "dim": 64, "negatives": 1024, "dropout": 0.2},
     # Its hidden layers (64, 16) end with the output: the user's vector is that of the last one.
     "DeepMatch's sizes": {
         "dim": 16,
@@ -72,13 +72,13 @@ ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP
 DEEPMATCH = {"what": "DeepMatch 0.3.2, measured before", "examples_per_cpu_second": 22_000}
 
 
-def make_model(split, counts, age_scale, dim, negatives, kind=TwoTower, **choices):
+def make_model(split, counts, age_scale, dim, negatives, exclude_seen=False, **choices):
     """A model with the towers of chapter 5, built."""
     keras.utils.set_random_seed(1)
     sizes = vocabulary_sizes(user_features(split.dataset))
     num_tokens = vocabulary_sizes(item_features(split.dataset))["genres"]
     num_items = split.dataset.num_items
-    model = kind(
+    model = TwoTower(
         YouTubeDNNUserTower(
             sizes, num_items, num_tokens, dim, example_age_scale=age_scale, **choices
         ),
@@ -87,6 +87,7 @@ def make_model(split, counts, age_scale, dim, negatives, kind=TwoTower, **choice
         sampler=PopularitySampler(counts, alpha=0.5),
         num_sampled=negatives,
         temperature=0.07,
+        exclude_seen=exclude_seen,
         seed=1,
     )
     model.build(None)

@@ -268,14 +268,16 @@ class InBatchSampler(Sampler):
         return {"counts": self.counts.tolist()}
 
 
-def full_softmax_loss(user_vectors, item_vectors, targets, temperature=1.0):
-    """Softmax cross-entropy over the whole catalogue.
+def full_softmax_loss(user_vectors, item_vectors, targets, temperature=1.0, left_out=None):
+    """Softmax cross-entropy over the whole catalogue, or over what is not left out of it.
 
     Args:
         user_vectors: float `[b, d]`.
         item_vectors: float `[num_items + 1, d]`; row 0 is padding and left out.
         targets: int `[b]`, item ids from 1.
         temperature: logits are dot products divided by this.
+        left_out: bool `[b, num_items]`, True where an item has no part in a row's softmax. A row's
+            target always has.
 
     Returns:
         Loss `[b]`, one per row, in nats.
@@ -284,9 +286,13 @@ def full_softmax_loss(user_vectors, item_vectors, targets, temperature=1.0):
         ValueError: if shapes do not fit or the temperature is not positive.
     """
     _check_vectors(temperature, user_vectors=user_vectors, item_vectors=item_vectors)
+    _check_left_out(left_out, user_vectors, item_vectors[1:])
     logits = ops.matmul(user_vectors / temperature, ops.transpose(item_vectors[1:]))  # (b, n)
     columns = ops.expand_dims(ops.cast(targets, "int32") - 1, 1)
     positive = ops.squeeze(ops.take_along_axis(logits, columns, axis=1), 1)
+    if left_out is not None:
+        own = columns == ops.arange(logits.shape[1], dtype="int32")
+        logits = _leave_out(ops.logical_and(left_out, ops.logical_not(own)), logits)
     return ops.logsumexp(logits, axis=1) - positive
 
 
@@ -298,6 +304,7 @@ def sampled_softmax_loss(
     sampled_ids,
     log_expected_count=None,
     temperature=1.0,
+    left_out=None,
 ):
     """Softmax cross-entropy of each row's target against sampled negatives.
 
@@ -316,6 +323,8 @@ def sampled_softmax_loss(
             None leaves the logits as they are, which is right only if each item other than the
             target is sampled exactly once, and biased otherwise.
         temperature: logits are dot products divided by this, before any correction.
+        left_out: bool `[b, s]`, True where a negative is none for a row. What is left then stands
+            for the catalogue without these items.
 
     Returns:
         Loss `[b]`, one per row, in nats.
@@ -332,19 +341,25 @@ def sampled_softmax_loss(
     _check_length("targets", targets, user_vectors)
     _check_length("target_vectors", target_vectors, user_vectors)
     _check_length("sampled_ids", sampled_ids, sampled_vectors)
+    _check_left_out(left_out, user_vectors, sampled_vectors)
     user_vectors = user_vectors / temperature  # before the product: d numbers a row, not s
     positive = ops.sum(user_vectors * target_vectors, axis=1, keepdims=True)  # (b, 1)
     logits = ops.matmul(user_vectors, ops.transpose(sampled_vectors))  # (b, s)
     targets, sampled_ids = ops.cast(targets, "int32"), ops.cast(sampled_ids, "int32")
-    left_out = ops.expand_dims(targets, 1) == ops.expand_dims(sampled_ids, 0)  # (b, s)
+    hits = ops.expand_dims(targets, 1) == ops.expand_dims(sampled_ids, 0)  # (b, s)
+    left_out = hits if left_out is None else ops.logical_or(hits, left_out)
     if log_expected_count is not None:
         _check_length("log_expected_count", log_expected_count, sampled_vectors)
         correction = ops.cast(log_expected_count, logits.dtype)
         left_out = ops.logical_or(left_out, correction == -np.inf)
         logits = logits - correction
-    # A real -inf, not a large negative number: exp gives exactly 0, in value and gradient.
-    logits = ops.where(left_out, ops.cast(-np.inf, logits.dtype), logits)
+    logits = _leave_out(left_out, logits)
     return ops.logsumexp(ops.concatenate([positive, logits], axis=1), axis=1) - positive[:, 0]
+
+
+def _leave_out(where, logits):
+    # A real -inf, not a large negative number: exp gives exactly 0, in value and gradient.
+    return ops.where(where, ops.cast(-np.inf, logits.dtype), logits)
 
 
 def seen_before(history, ids, positions=1):
@@ -364,7 +379,8 @@ def seen_before(history, ids, positions=1):
     ids, history = ops.cast(ids, "int32"), ops.cast(history, "int32")
     rows, steps, size = ops.shape(history)[0], history.shape[1], ops.shape(ids)[0]
     in_order, watched = ops.sort(ids), ops.reshape(history, (-1,))
-    place = ops.minimum(ops.searchsorted(in_order, watched), size - 1)  # the first of equals
+    place = ops.cast(ops.searchsorted(in_order, watched), "int32")  # the first of equals
+    place = ops.minimum(place, size - 1)
     found = ops.logical_and(ops.take(in_order, place) == watched, watched != 0)
     # How many steps before the end it was watched; the longest counts, -1 is never.
     ago = ops.tile(ops.arange(steps - 1, -1, -1, dtype="int32"), (rows,))
@@ -392,3 +408,12 @@ def _check_length(name, value, vectors):
             f"Expected {name} to have one entry per vector, so length {expected[0]}. "
             f"Received shape {tuple(value.shape)}."
         )
+
+
+def _check_left_out(left_out, rows, columns):
+    if left_out is None:
+        return
+    shape, expected = tuple(left_out.shape), (rows.shape[0], columns.shape[0])
+    known = [(a, b) for a, b in zip(shape, expected, strict=False) if None not in (a, b)]
+    if len(shape) != 2 or any(a != b for a, b in known):
+        raise ValueError(f"Expected left_out of shape {expected}. Received shape {shape}.")

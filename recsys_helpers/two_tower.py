@@ -32,6 +32,9 @@ class TwoTower(keras.Model):
             the in-batch sampler needs none.
         log_q_correction: subtract the log of each negative's expected count from its logit.
         temperature: logits are scores divided by it; small for normalised vectors.
+        exclude_seen: leave the items of `inputs["history"]` out of the softmax, as they are left
+            out when the catalogue is ranked. The model then needn't learn to push down what nobody
+            will ask it about, right beside what it should bring up.
         seed: of the negatives drawn.
     """
 
@@ -44,6 +47,7 @@ class TwoTower(keras.Model):
         num_sampled=None,
         log_q_correction=True,
         temperature=1.0,
+        exclude_seen=False,
         seed=0,
         **kwargs,
     ):
@@ -52,7 +56,8 @@ class TwoTower(keras.Model):
             raise ValueError(f"temperature must be positive, received {temperature}.")
         self.user_tower, self.item_tower, self.num_items = user_tower, item_tower, num_items
         self.sampler, self.num_sampled = sampler, num_sampled
-        self.log_q_correction, self.temperature, self.seed = log_q_correction, temperature, seed
+        self.log_q_correction, self.temperature = log_q_correction, temperature
+        self.exclude_seen, self.seed = exclude_seen, seed
         # On TensorFlow, XLA made a training step three times slower on CPUs; JAX needs it.
         self.supports_jit = keras.backend.backend() != "tensorflow"
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -85,18 +90,24 @@ class TwoTower(keras.Model):
         """Mean cross-entropy of the next items `y` [batch], given user vectors `y_pred`.
 
         With one target for each of many positions, `y` is [batch, positions], 0 where there is
-        none. With a sampler, training sees the sampled softmax; `evaluate` always the full one.
+        none, and seen is what had been watched by then. With a sampler, training sees the sampled
+        softmax; `evaluate` always the full one.
         """
         targets = ops.cast(ops.reshape(y, (-1,)), "int32")
+        positions = 1 if len(y_pred.shape) == 2 else y_pred.shape[1]
         y_pred = ops.reshape(y_pred, (-1, y_pred.shape[-1]))  # (batch * positions, d)
-        real = ops.cast(ops.not_equal(targets, 0), y_pred.dtype)
-        if self.sampler is None or not training:
-            catalogue = self.item_tower(ops.arange(self.num_items + 1, dtype="int32"))
-            loss = full_softmax_loss(y_pred, catalogue, ops.maximum(targets, 1), self.temperature)
-        else:
+        sampled = self.sampler is not None and training
+        if sampled:
             ids, log_expected_count = self.sampler.sample(
                 self.num_sampled, self.seed_generator, targets
             )
+        else:
+            ids = ops.arange(1, self.num_items + 1, dtype="int32")
+        left_out = None
+        if self.exclude_seen:
+            seen = seen_before(x["history"], ids, positions)  # (batch, positions, s)
+            left_out = ops.reshape(seen, (-1, ops.shape(ids)[0]))
+        if sampled:
             loss = sampled_softmax_loss(
                 y_pred,
                 self.item_tower(targets),
@@ -105,7 +116,14 @@ class TwoTower(keras.Model):
                 ids,
                 log_expected_count if self.log_q_correction else None,
                 self.temperature,
+                left_out,
             )
+        else:
+            catalogue = self.item_tower(ops.arange(self.num_items + 1, dtype="int32"))
+            loss = full_softmax_loss(
+                y_pred, catalogue, ops.maximum(targets, 1), self.temperature, left_out
+            )
+        real = ops.cast(ops.not_equal(targets, 0), loss.dtype)
         if sample_weight is not None:
             loss = loss * ops.cast(ops.reshape(sample_weight, (-1,)), loss.dtype)
         return ops.sum(loss * real) / ops.maximum(ops.sum(real), 1.0) + sum(self.losses)
@@ -139,6 +157,7 @@ class TwoTower(keras.Model):
             "num_sampled": self.num_sampled,
             "log_q_correction": self.log_q_correction,
             "temperature": self.temperature,
+            "exclude_seen": self.exclude_seen,
             "seed": self.seed,
         }
 
@@ -149,45 +168,6 @@ class TwoTower(keras.Model):
         for name in ("user_tower", "item_tower", "sampler"):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
-
-
-@register
-class UnseenTwoTower(TwoTower):
-    """A `TwoTower` whose softmax leaves out what the user has seen.
-
-    When the catalogue is ranked, the items of a user's history are left out. Left out of the
-    softmax as well, they are no negatives: the model needn't learn to push down what nobody will
-    ask it about, right beside what it should bring up. The arguments are those of `TwoTower`.
-    """
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Mean cross-entropy as in `TwoTower`, without the items of `x["history"]`.
-
-        At each of many positions, those are left out that had been watched by then.
-        """
-        targets = ops.cast(ops.reshape(y, (-1,)), "int32")
-        positions = 1 if len(y_pred.shape) == 2 else y_pred.shape[1]
-        y_pred = ops.reshape(y_pred, (-1, y_pred.shape[-1])) / self.temperature
-        correction = None
-        if self.sampler is None or not training:
-            ids = ops.arange(1, self.num_items + 1, dtype="int32")
-        else:
-            ids, correction = self.sampler.sample(self.num_sampled, self.seed_generator, targets)
-        seen = seen_before(x["history"], ids, positions)  # (batch, positions, s)
-        left_out = ops.logical_or(
-            ops.reshape(seen, (-1, ops.shape(ids)[0])), targets[:, None] == ids
-        )
-        positive = ops.sum(y_pred * self.item_tower(targets), axis=1, keepdims=True)
-        logits = ops.matmul(y_pred, ops.transpose(self.item_tower(ids)))
-        if correction is not None and self.log_q_correction:
-            left_out = ops.logical_or(left_out, correction == -np.inf)  # cannot be drawn
-            logits = logits - correction
-        logits = ops.where(left_out, ops.cast(-np.inf, logits.dtype), logits)
-        loss = ops.logsumexp(ops.concatenate([positive, logits], axis=1), axis=1) - positive[:, 0]
-        real = ops.cast(ops.not_equal(targets, 0), loss.dtype)
-        if sample_weight is not None:
-            loss = loss * ops.cast(ops.reshape(sample_weight, (-1,)), loss.dtype)
-        return ops.sum(loss * real) / ops.maximum(ops.sum(real), 1.0) + sum(self.losses)
 
 
 def _batches(inputs, targets, batch_size, shuffle):

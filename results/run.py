@@ -57,7 +57,12 @@ PARAMETERS: dict[tuple[str, str], dict] = {
 RECORD = "record"
 # The order in which threads add numbers up changes their last digits. With one thread a record does
 # not depend on the number of cores, and several runs side by side don't get in each other's way.
-ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+ONE_THREAD = {
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
 # These write and draw what was computed; they cannot change it.
 NOT_INPUTS = {"results", "plots"}
 README_MARKERS = ("<!-- results:begin -->", "<!-- results:end -->")

@@ -120,17 +120,27 @@ def test_full_softmax_matches_scipy():
         items[0] = padding
         loss = np.asarray(full_softmax_loss(users, items, targets, temperature=0.3))
         np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    left_out = rng.random((6, 9)) < 0.5
+    left_out[:3, targets[:3] - 1] = True  # a target that is left out has its part all the same
+    others = left_out & (np.arange(1, 10) != targets[:, None])
+    expected = logsumexp(np.where(others, -np.inf, logits), axis=1)
+    expected -= logits[np.arange(6), targets - 1]
+    loss = full_softmax_loss(users, items, targets, temperature=0.3, left_out=left_out)
+    np.testing.assert_allclose(np.asarray(loss), expected, rtol=1e-6)
 
 
-def test_equals_full_softmax_when_all_items_are_sampled_once():
+@pytest.mark.parametrize("share_left_out", [None, 0.5, 1.0])
+def test_equals_full_softmax_when_all_items_are_sampled_once(share_left_out):
     rng = np.random.default_rng(1)
     users, items = rng.normal(size=(7, 5)), rng.normal(size=(13, 5))
     targets = np.array([1, 12, 4, 4, 2, 7, 9])
     ids = rng.permutation(np.arange(1, 13))
     weights = rng.uniform(0.5, 2, size=7)  # so that every row has its own gradient
+    left_out = None if share_left_out is None else rng.random((7, 13)) < share_left_out
 
     def full(users, items):
-        return ops.sum(weights * full_softmax_loss(users, items, targets, 0.2))
+        mask = None if left_out is None else left_out[:, 1:]
+        return ops.sum(weights * full_softmax_loss(users, items, targets, 0.2, mask))
 
     def sampled(users, items, log_expected_count):
         target_vectors = ops.take(items, targets, axis=0)
@@ -145,6 +155,7 @@ def test_equals_full_softmax_when_all_items_are_sampled_once():
                 ids,
                 log_expected_count,
                 0.2,
+                None if left_out is None else left_out[:, ids],
             )
         )
 
@@ -554,6 +565,8 @@ def test_samplers_say_what_is_wrong(make, message):
         ({"sampled_ids": np.ones(4)}, r"sampled_ids.*length 5.*\(4,\)"),
         ({"log_expected_count": np.ones(2)}, r"log_expected_count.*length 5.*\(2,\)"),
         ({"temperature": 0.0}, "temperature > 0. Received 0.0"),
+        ({"left_out": np.ones((2, 4), bool)}, r"left_out of shape \(2, 5\).*\(2, 4\)"),
+        ({"left_out": np.ones(5, bool)}, r"left_out of shape \(2, 5\).*\(5,\)"),
     ],
 )
 def test_sampled_softmax_says_what_is_wrong(changes, message):

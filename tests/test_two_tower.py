@@ -16,7 +16,7 @@ from recsys_helpers.towers import (
     SelfAttentiveUserTower,
     YouTubeDNNUserTower,
 )
-from recsys_helpers.two_tower import TwoTower, UnseenTwoTower
+from recsys_helpers.two_tower import TwoTower
 
 NUM_ITEMS, LENGTH, DIM = 24, 6, 16
 SIZES = {"user_id": 60, "gender": 3, "age": 8, "occupation": 5}
@@ -34,7 +34,7 @@ def chain(rows=768, seed=0):
     return inputs, walk[:, -1].astype("int32")
 
 
-def make(name, kind=TwoTower, **kwargs):
+def make(name, **kwargs):
     features = {
         "genres": (np.arange(NUM_ITEMS + 1)[:, None] % 5).astype("int32"),
         "year": (np.arange(NUM_ITEMS + 1) % 3).astype("int32"),
@@ -50,7 +50,7 @@ def make(name, kind=TwoTower, **kwargs):
             user = SelfAttentiveUserTower(SIZES, NUM_ITEMS, 5, DIM, hidden=(32,), reach=LENGTH)
         item = ItemEmbeddingTower(NUM_ITEMS, DIM)
     temperature = 1.0 if name == "fm" else 0.1
-    model = kind(user, item, NUM_ITEMS, **{"temperature": temperature, **kwargs})
+    model = TwoTower(user, item, NUM_ITEMS, **{"temperature": temperature, **kwargs})
     model.compile(optimizer=keras.optimizers.Adam(0.01))
     return model
 
@@ -198,10 +198,10 @@ def cross_entropy_of_the_unseen(model, inputs, targets):
     return np.mean(losses)
 
 
-def test_the_unseen_are_all_that_an_unseen_two_tower_compares():
+def test_without_what_was_seen_only_the_unseen_are_compared():
     inputs, targets = chain(rows=50)
     targets[:10] = inputs["history"][:10, -1]  # watched again; a target is never left out
-    model = make("youtubednn", UnseenTwoTower, num_sampled=None)
+    model = make("youtubednn", exclude_seen=True)
     expected = cross_entropy_of_the_unseen(model, inputs, targets)
     assert model.evaluate(inputs, targets, verbose=0) == pytest.approx(expected, rel=1e-5)
     plain = make("youtubednn")
@@ -212,7 +212,7 @@ def test_the_unseen_are_all_that_an_unseen_two_tower_compares():
 
 def test_unseen_at_many_moments_is_unseen_at_each():
     inputs, _ = chain(rows=30)
-    model = make("youtubednn", UnseenTwoTower)
+    model = make("youtubednn", exclude_seen=True)
     moments = 3
     many = {
         **inputs,
@@ -236,7 +236,7 @@ def test_negatives_that_were_seen_have_no_gradient(log_q_correction):
     inputs, targets = chain(rows=1)
     sampler = UniformSampler(NUM_ITEMS)
     model = make(
-        "youtubednn", UnseenTwoTower, sampler=sampler, num_sampled=400,
+        "youtubednn", sampler=sampler, num_sampled=400, exclude_seen=True,
         log_q_correction=log_q_correction,
     )  # fmt: skip
     model.compile(optimizer=keras.optimizers.SGD(1.0))
@@ -248,14 +248,27 @@ def test_negatives_that_were_seen_have_no_gradient(log_q_correction):
     np.testing.assert_array_equal(moved, expected)
 
 
-def test_an_unseen_two_tower_learns_is_weighted_and_saved_like_the_other(tmp_path):
+def test_what_was_seen_is_no_negative_in_a_batch_either():
+    inputs, targets = chain(rows=2)
+    inputs["history"][:] = [[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]]
+    targets[:] = 13, 6  # the second row's target was seen by the first row, so that has no negative
+    sampler = InBatchSampler(np.r_[0, np.ones(NUM_ITEMS)])
+    model = make("youtubednn", sampler=sampler, exclude_seen=True, log_q_correction=False)
+    users, items = model.user_vectors(inputs), model.item_vectors()
+    positive, negative = users[1] @ items[5] / 0.1, users[1] @ items[12] / 0.1
+    expected = (0 + np.logaddexp(positive, negative) - positive) / 2
+    reported = model.fit(inputs, targets, verbose=0).history["loss"][0]
+    assert reported == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_what_was_seen_it_learns_is_weighted_and_saved_as_with_it(tmp_path):
     inputs, targets = chain()
-    model = make("youtubednn", UnseenTwoTower, sampler=UniformSampler(NUM_ITEMS), num_sampled=12)
+    model = make("youtubednn", sampler=UniformSampler(NUM_ITEMS), num_sampled=12, exclude_seen=True)
     model.fit(inputs, targets, batch_size=64, epochs=4, verbose=0)
     assert share_of_hits(model, inputs, targets) > 0.9
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert type(loaded) is UnseenTwoTower
+    assert loaded.exclude_seen
     np.testing.assert_array_equal(loaded.user_vectors(inputs), model.user_vectors(inputs))
     few = {name: value[:4] for name, value in inputs.items()}
     weighted, plain = (
