@@ -35,9 +35,9 @@ bench: $(INSTALLED) ## measure speed again, for the chapter on it; keep the mach
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/softmax.py
-	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/epoch_end.py
 	$(BIN)/python benchmarks/retrieval.py
+	$(BIN)/python benchmarks/epoch.py
 
 lint: $(INSTALLED) ## ruff, as CI runs it
 	$(BIN)/ruff check

@@ -207,7 +207,7 @@ class FMUserTower(layers.Layer):
 
     The user's side of the feature vector x is the profile (one indicator a field), and, if
     `use_history`, the history as a bag of items twice, once with x = 1/(number of items) and once
-    with x proportional to 1/k for the item k steps back, and one indicator field for each of the
+    with x proportional to 1/s for the item s steps back, and one indicator field for each of the
     `last` most recent items. Every field has its own rows of one table, so this is still a
     factorization machine (Rendle 2010, equation 1).
 

@@ -409,7 +409,12 @@ def main() -> int:
                 for k in ("dataset", "seed", "chapter")
             ):
                 continue
-            known = state(chapter, parameters, results)
+            try:
+                known = state(chapter, parameters, results)
+            except (OSError, ValueError) as error:
+                print(f"{chapter}, {parameters}: no data here\n  {error}", file=sys.stderr)
+                failed += not arguments.list
+                continue
             print(f"{chapter}, {parameters}: {known}", flush=True)
             if arguments.list or known in ("recorded", "no chapter"):
                 continue
