@@ -107,7 +107,7 @@ def next_item_samples(
         split: where the training interactions come from; no other interaction is read.
         history_length: how many items a history holds; shorter ones are 0-padded on the left.
         max_per_user: at most so many examples of each user, drawn without replacement, so that
-            heavy users do not dominate the loss (Covington et al. 2016, section 3.3). None: all.
+            heavy users do not dominate the loss (Covington et al. 2016, section 3.4). None: all.
         context: "rollback" puts the items *before* the target into the history; "held_out" those
             around it, later ones included (Covington et al. 2016, figure 5: b and a).
         seed: of the draw that `max_per_user` makes.

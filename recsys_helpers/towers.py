@@ -518,7 +518,7 @@ class YouTubeDNNUserTower(_DeepUserTower):
         parts = [*self.parts(inputs), masked_mean(self.search(search), search)]
         wide = self.drop(ops.concatenate(parts, -1), training=training)
         if self.example_age_scale is not None:
-            # With its powers, as in section 4.2 of the paper; one number must not be dropped.
+            # With its powers, as in section 4.1 of the paper; one number must not be dropped.
             age = ops.cast(age, self.compute_dtype) / self.example_age_scale
             wide = ops.concatenate([wide, ops.stack([age, ops.sqrt(age), age**2], -1)], -1)
         vectors = self.network(wide)  # (batch, positions, dim)
