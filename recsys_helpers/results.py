@@ -124,10 +124,14 @@ def write_run(path: Path, run: dict | list[dict]) -> Path:
     """Write `run` to `path` through a temporary file, so that no reader ever sees half of it."""
     text = json.dumps(run, indent=1, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".tmp") as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    file = tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".tmp")
+    try:
+        with file:
+            file.write(text)
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path)
+    finally:
+        Path(file.name).unlink(missing_ok=True)
     return path
 
 
@@ -261,10 +265,15 @@ def paired_differences(
     Returns:
         Columns difference, low, high (95% bootstrap interval over users), better, worse (shares
         of the users); one row a pair, named "<model> − <other>".
+
+    Raises:
+        ValueError: if `against` has no record.
     """
     values = _user_means(dataset, metric, folder)
     pairs = list(zip(values, list(values)[1:], strict=False))
-    if against is not None:
+    if against is not None and values:
+        if against not in values:
+            raise ValueError(f"against must be one of {list(values)}, received {against!r}.")
         pairs = [(against, model) for model in values if model != against]
     rows = {}
     for other, model in pairs:

@@ -68,6 +68,14 @@ def summed_rows(gradient: tf.IndexedSlices) -> tuple[tf.Tensor, tf.Tensor]:
 class _RowWise:
     """Send sparse gradients to `update_rows`, and dense ones where they always went."""
 
+    def __init__(self, *args, **kwargs):
+        if kwargs.get("weight_decay"):
+            raise ValueError(
+                f"{type(self).__name__} has no weight decay, received weight_decay="
+                f"{kwargs['weight_decay']}: it would move rows in steps that do not touch them."
+            )
+        super().__init__(*args, **kwargs)
+
     def build(self, variables):
         """As in Keras, but outside of the graph of the first step, in which `fit` builds it.
 
@@ -83,6 +91,18 @@ class _RowWise:
         rate = tf.cast(learning_rate, values.dtype)
         step = self.update_rows(rows, values, variable, rate)
         variable.scatter_sub(tf.IndexedSlices(step, rows))
+
+    def _clip_gradients(self, grads):
+        """As in Keras, but of whole rows: a row that was read twice has one gradient, the sum."""
+        if not (self.clipnorm or self.global_clipnorm or self.clipvalue):
+            return grads
+        whole = []
+        for gradient in grads:
+            if isinstance(gradient, tf.IndexedSlices):
+                rows, values = summed_rows(gradient)
+                gradient = tf.IndexedSlices(values, rows, gradient.dense_shape)
+            whole.append(gradient)
+        return super()._clip_gradients(whole)
 
     def slot_rows(self, slots, variable, rows, update):
         """Replace `rows` of the optimizer's state of `variable` by `update` of what they were."""

@@ -160,7 +160,8 @@ def sequence_samples(split: Split, history_length: int = 50, positions: int = 32
 
     Neighbouring targets share most of their histories. Here a row holds the histories of
     `positions` consecutive targets as one sequence, so that a tower reads each item once instead
-    of once for each window it is in. Same targets, same histories, same vectors.
+    of once for each window it is in. Same targets, same histories and, from a `history_length` of
+    `SEARCH_ITEMS` on, same vectors.
 
     Args:
         split: where the training interactions come from; no other interaction is read.

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -73,8 +74,12 @@ def test_equals_the_dense_optimizer_when_every_batch_has_every_row(row_wise, sto
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "clip", [{}, {"clipnorm": 0.01}, {"global_clipnorm": 0.01}, {"clipvalue": 0.001}], ids=str
+)
 @pytest.mark.parametrize("row_wise, stock", PAIRS[:2])
-def test_sgd_and_adagrad_equal_the_dense_optimizer_always(row_wise, stock):
+def test_sgd_and_adagrad_equal_the_dense_optimizer_always(row_wise, stock, clip):
+    row_wise, stock = partial(row_wise, **clip), partial(stock, **clip)
     ours, theirs = both(row_wise, stock, batches_of(somewhere))
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
@@ -145,6 +150,8 @@ def test_state_is_saved_and_restored_with_the_model(row_wise, _, tmp_path):
 def test_what_cannot_be_done_row_by_row_is_refused():
     with pytest.raises(ValueError, match="momentum=0.9"):
         RowSGD(0.1, momentum=0.9)
+    with pytest.raises(ValueError, match="RowAdam has no weight decay.*weight_decay=0.1"):
+        RowAdam(0.1, weight_decay=0.1)
     with pytest.raises(ValueError, match="amsgrad"):
         RowAdam(0.1, amsgrad=True)
 
