@@ -420,13 +420,10 @@ def test_nothing_is_recorded_outside_the_plan():
 
 
 def test_annoy_loses_next_to_nothing_in_the_recorded_runs():
-    lost = {}
     for recorded in results.load_runs(ROOT / "results"):
         if recorded["recommended"]:
             exact, shown = (recorded[k]["hit_rate@10"] for k in ("metrics", "recommended"))
-            lost.setdefault((recorded["dataset"], recorded["model"]), []).append(1 - shown / exact)
-    means = {key: np.mean(values) for key, values in lost.items()}  # over seeds, as in the tables
-    assert means and max(means.values()) <= 0.005, max(means.items(), key=lambda item: item[1])
+            assert shown >= 0.995 * exact, (recorded["dataset"], recorded["model"])
 
 
 @pytest.mark.parametrize("dataset", run.SEEDS)
