@@ -1,11 +1,10 @@
-"""A Keras callback that ranks the validation targets after every epoch."""
+"""Keras callbacks and schedules that the chapters share."""
 
 from __future__ import annotations
 
 import keras
 
 from recsys_helpers.metrics import evaluate_vectors, metrics_from_ranks
-from recsys_helpers.samples import serving_inputs
 
 
 class ValidationMetrics(keras.callbacks.Callback):
@@ -16,14 +15,13 @@ class ValidationMetrics(keras.callbacks.Callback):
     callback before those that read them. The test target is never looked at.
 
     Args:
-        split: whose validation targets are ranked.
-        history_length: as in the training samples.
+        samples: what is trained on; its split's validation targets are ranked, and users are served
+            as it says.
     """
 
-    def __init__(self, split, history_length=50):
+    def __init__(self, samples):
         super().__init__()
-        self.split = split
-        self.inputs = serving_inputs(split, "validation", history_length)
+        self.split, self.inputs = samples.split, samples.serving_inputs("validation")
 
     def on_epoch_end(self, epoch, logs=None):
         """Rank every user's validation target against the whole catalogue."""
@@ -31,3 +29,16 @@ class ValidationMetrics(keras.callbacks.Callback):
         ranks = evaluate_vectors(self.split, users, items, target="validation")
         for name, value in metrics_from_ranks(ranks, ks=(10,)).items():
             logs[f"val_{name}"] = value
+
+
+def warm_up_and_cosine(peak, steps):
+    """A learning rate: up for a twentieth of the steps, then down to nothing along a cosine.
+
+    Args:
+        peak: the highest rate.
+        steps: of the optimizer in the whole training.
+    """
+    warm_up = steps // 20
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, steps - warm_up, warmup_target=peak, warmup_steps=warm_up
+    )

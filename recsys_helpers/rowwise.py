@@ -13,14 +13,15 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from recsys_helpers.towers import register
+from recsys_helpers.layers import Tower, register
 
 
 @register
-class RowEmbedding(keras.layers.Layer):
+class RowEmbedding(Tower):
     """An embedding table that is read row by row.
 
-    Its gradient is a `tf.IndexedSlices` of the rows that were read. Train it with an optimizer of
+    Give it to a tower as `table=RowEmbedding`. Its gradient is a `tf.IndexedSlices` of the rows that
+    were read. Train it with an optimizer of
     this module: those of Keras either walk through the whole table or, worse, square the gradient
     of each occurrence of a repeated id by itself.
 
@@ -45,11 +46,8 @@ class RowEmbedding(keras.layers.Layer):
 
     def call(self, ids):
         """Map ids of any shape to [..., dim]."""
-        return tf.nn.embedding_lookup(self.embeddings.value, ids)
-
-    def get_config(self):
-        config = {"rows": self.rows, "dim": self.dim, "stddev": self.stddev}
-        return {**super().get_config(), **config}
+        rows = tf.nn.embedding_lookup(self.embeddings.value, tf.cast(ids, "int32"))
+        return tf.cast(rows, self.compute_dtype)
 
 
 def summed_rows(gradient: tf.IndexedSlices) -> tuple[tf.Tensor, tf.Tensor]:
@@ -69,11 +67,12 @@ class _RowWise:
     """Send sparse gradients to `update_rows`, and dense ones where they always went."""
 
     def __init__(self, *args, **kwargs):
-        if kwargs.get("weight_decay"):
-            raise ValueError(
-                f"{type(self).__name__} has no weight decay, received weight_decay="
-                f"{kwargs['weight_decay']}: it would move rows in steps that do not touch them."
-            )
+        for option in ("weight_decay", "loss_scale_factor", "momentum", "amsgrad", "use_ema"):
+            if kwargs.get(option):
+                raise ValueError(
+                    f"{type(self).__name__} has no {option}, received {kwargs[option]}: it would "
+                    "have to touch the rows that a batch does not."
+                )
         super().__init__(*args, **kwargs)
 
     def build(self, variables):
@@ -114,19 +113,7 @@ class _RowWise:
 
 @register
 class RowSGD(_RowWise, keras.optimizers.SGD):
-    """Gradient descent on the rows touched; equal to `keras.optimizers.SGD` on the dense gradient.
-
-    Args:
-        learning_rate: as in Keras; there is no momentum, which would move rows not touched.
-    """
-
-    def __init__(self, learning_rate=0.01, **kwargs):
-        if kwargs.get("momentum"):
-            raise ValueError(
-                f"RowSGD has no momentum, received momentum={kwargs['momentum']}: a row would have "
-                "to move in steps that do not touch it. Use RowAdam."
-            )
-        super().__init__(learning_rate=learning_rate, **kwargs)
+    """Gradient descent on the rows touched; equal to `keras.optimizers.SGD` on the dense gradient."""
 
     def update_rows(self, rows, gradient, variable, learning_rate):
         """Steps [m, dim] of the rows [m]."""
@@ -159,11 +146,6 @@ class RowAdam(_RowWise, keras.optimizers.Adam):
     differs by design: Adam goes on moving a row along its old momentum, and forgets its second
     moment, while nobody looks at it; here it rests.
     """
-
-    def __init__(self, learning_rate=0.001, **kwargs):
-        if kwargs.get("amsgrad"):
-            raise ValueError("RowAdam has no amsgrad variant, received amsgrad=True.")
-        super().__init__(learning_rate=learning_rate, **kwargs)
 
     def update_rows(self, rows, gradient, variable, learning_rate):
         """Steps [m, dim] of the rows [m]."""

@@ -21,64 +21,47 @@ import keras
 import numpy as np
 from keras import ops
 
-_register = keras.saving.register_keras_serializable(package="recsys_helpers")
+from recsys_helpers.layers import at_least_float32, register
 
 
 class Sampler:
-    """Draws item ids with replacement from a fixed distribution.
-
-    Draws use an alias table (Walker 1977; built as in Vose 1991): one uniform integer and one
-    uniform number per draw, whatever the size of the catalogue. A float32 cumulative sum would
-    round each probability to a multiple of about 1e-7, more than a rare item of a large catalogue
-    has; here the rounding is 1e-7 / num_items.
+    """What every sampler of negatives has: a subclass draws, and says how often it draws what.
 
     Args:
-        weights: `[num_items + 1]`, not negative; entry i is proportional to item i's probability.
-            Entry 0 is padding and must be 0. An item of weight 0 is never drawn.
+        num_items: size of the catalogue; ids run from 1 to `num_items`.
+        num_sampled: number of negatives S, drawn once for each batch and shared by its rows; None
+            where the batch decides.
 
     Attributes:
-        num_items: number of items; ids run from 1 to `num_items`.
         log_q: float32 `[num_items + 1]`, log-probability of each id in one draw (-inf: never).
 
     Raises:
-        ValueError: if the weights are not one row of finite, non-negative numbers, if the entry
-            for padding is not 0, or if all are 0.
+        ValueError: if either is no positive integer.
     """
 
-    def __init__(self, weights):
-        weights = _checked(weights)
-        q = weights / weights.sum()
-        self.num_items = len(q) - 1
-        self.log_q = np.full(len(q), -np.inf, dtype="float32")
-        self.log_q[q > 0] = np.log(q[q > 0])
-        self._keep, self._alias = _alias_table(q[1:])
+    def __init__(self, num_items, num_sampled):
+        for name, value in (("num_items", num_items), ("num_sampled", num_sampled)):
+            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if not (whole and value >= 1) and not (name == "num_sampled" and value is None):
+                raise ValueError(
+                    f"{type(self).__name__}: expected {name} to be a positive integer. "
+                    f"Received {value!r}."
+                )
+        self.num_items = int(num_items)
+        self.num_sampled = None if num_sampled is None else int(num_sampled)
 
-    def sample(self, num_sampled, seed_generator, targets=None):
+    def sample(self, seed_generator, targets=None):
         """Draws negatives, shared by all rows of the batch.
 
         Args:
-            num_sampled: number of draws S.
             seed_generator: a `keras.random.SeedGenerator`; the same seed gives the same draws.
-            targets: not used here (the in-batch sampler does).
+            targets: int `[b]`, item ids of the batch, 0 for none; only some samplers need them.
 
         Returns:
             `(ids, log_expected_count)`: int32 `[S]` and float32 `[S]`, the log of the number of
             times each drawn id was expected among the draws, log(S * q).
-
-        Raises:
-            ValueError: if `num_sampled` is not a positive integer.
         """
-        if num_sampled is None or int(num_sampled) != num_sampled or num_sampled < 1:
-            raise ValueError(
-                f"{type(self).__name__} needs the number of negatives to draw: expected "
-                f"num_sampled to be a positive integer. Received {num_sampled!r}."
-            )
-        column = keras.random.randint((num_sampled,), 0, self.num_items, seed=seed_generator)
-        coin = keras.random.uniform((num_sampled,), dtype="float32", seed=seed_generator)
-        kept = coin < ops.take(ops.convert_to_tensor(self._keep), column)
-        ids = ops.where(kept, column, ops.take(ops.convert_to_tensor(self._alias), column)) + 1
-        log_q = ops.take(ops.convert_to_tensor(self.log_q), ids)
-        return ids, log_q + float(np.log(num_sampled))
+        raise NotImplementedError(f"{type(self).__name__} has no sample(seed_generator, targets).")
 
     @classmethod
     def from_config(cls, config):
@@ -106,6 +89,12 @@ def _checked(counts):
     return counts
 
 
+def _log_q(weights):
+    """Log-probability of each entry, float32; -inf where the weight is 0."""
+    with np.errstate(divide="ignore"):
+        return np.log(weights / weights.sum()).astype("float32")
+
+
 def _alias_table(q):
     """Turns `q [n]`, summing to 1, into `keep [n]` float32 and `alias [n]` int32.
 
@@ -113,10 +102,7 @@ def _alias_table(q):
     """
     small = np.flatnonzero(q * len(q) < 1).tolist()
     large = np.flatnonzero(q * len(q) >= 1).tolist()
-    keep, alias = (
-        (q * len(q)).tolist(),
-        list(range(len(q))),
-    )  # lists: quicker one by one
+    keep, alias = (q * len(q)).tolist(), list(range(len(q)))  # lists: quicker one by one
     while small and large:
         poor, rich = small.pop(), large[-1]
         alias[poor] = rich
@@ -128,103 +114,77 @@ def _alias_table(q):
     return np.array(keep, dtype="float32"), np.array(alias, dtype="int32")
 
 
-@_register
+@register
 class UniformSampler(Sampler):
-    """Every item equally often: q = 1 / num_items. Draws without any table of the catalogue's size.
+    """Every item equally often: q = 1 / num_items. Holds no table of the catalogue's size.
 
     Args:
         num_items: number of items.
-
-    Raises:
-        ValueError: if there is none.
+        num_sampled: number of negatives a batch.
     """
 
-    def __init__(self, num_items):
-        if num_items < 1:
-            raise ValueError(f"Expected at least one item to draw. Received {num_items}.")
-        self.num_items = num_items
-        self.log_q = np.full(num_items + 1, -np.log(num_items), dtype="float32")
-        self.log_q[0] = -np.inf
+    @property
+    def log_q(self):
+        """See `Sampler`."""
+        return np.r_[-np.inf, np.full(self.num_items, -np.log(self.num_items))].astype("float32")
 
-    def sample(self, num_sampled, seed_generator, targets=None):
-        """Draws negatives; arguments, returned values and errors as in `Sampler.sample`."""
-        if num_sampled is None or int(num_sampled) != num_sampled or num_sampled < 1:
-            raise ValueError(
-                f"Expected num_sampled to be a positive integer. Received {num_sampled!r}."
-            )
-        ids = keras.random.randint((num_sampled,), 1, self.num_items + 1, seed=seed_generator)
-        return ids, ops.full((num_sampled,), float(np.log(num_sampled / self.num_items)))
+    def sample(self, seed_generator, targets=None):
+        """Draws negatives; arguments and returned values as in `Sampler.sample`."""
+        size = (self.num_sampled,)
+        ids = keras.random.randint(size, 1, self.num_items + 1, dtype="int32", seed=seed_generator)
+        return ids, ops.full(size, float(np.log(self.num_sampled / self.num_items)), "float32")
 
     def get_config(self):
         """Returns what the constructor needs."""
-        return {"num_items": self.num_items}
+        return {"num_items": self.num_items, "num_sampled": self.num_sampled}
 
 
-@_register
-class LogUniformSampler(Sampler):
-    """q falls like 1 / rank: an item of rank r = 1, 2, ... gets log((r + 1) / r) / log(n + 1).
-
-    This is the distribution that `tf.nn.sampled_softmax_loss` draws from, where it is silently
-    assumed that ids are sorted by frequency, most frequent first. MovieLens ids are not: pass the
-    counts, and items are ranked by them here (items that were never seen come last, but are drawn).
-
-    Args:
-        num_items: number of items, if ids are already ranked (id 1 the most frequent).
-        counts: `[num_items + 1]`, entry 0 for padding, if they are not.
-
-    Raises:
-        ValueError: unless exactly one of the two is given.
-    """
-
-    def __init__(self, num_items=None, counts=None):
-        if (num_items is None) == (counts is None):
-            raise ValueError(
-                "Give either num_items (ids are ranked by frequency already) or counts (they "
-                f"are not). Received num_items={num_items!r} and counts="
-                f"{'None' if counts is None else 'an array'}."
-            )
-        self.counts = None if counts is None else _checked(counts)
-        if counts is None:
-            rank = np.arange(1, num_items + 1)
-        else:
-            rank = np.argsort(np.argsort(-self.counts[1:], kind="stable")) + 1
-        super().__init__(np.concatenate([[0], np.log1p(1 / rank)]))
-
-    def get_config(self):
-        """Returns what the constructor needs."""
-        if self.counts is None:
-            return {"num_items": self.num_items}
-        return {"counts": self.counts.tolist()}
-
-
-@_register
+@register
 class PopularitySampler(Sampler):
     """q proportional to count^alpha: alpha 1 follows popularity, 0.75 (word2vec) flattens it.
 
     An item that was never a training target is never drawn as a negative either, even at alpha 0.
 
+    Draws use an alias table (Walker 1977; built as in Vose 1991): one uniform integer and one
+    uniform number per draw, whatever the size of the catalogue. A float32 cumulative sum would
+    round each probability to a multiple of about 1e-7, more than a rare item of a large catalogue
+    has; here the rounding is 1e-7 / num_items.
+
     Args:
         counts: `[num_items + 1]`, how often each id is a training target; entry 0 is padding.
+        num_sampled: number of negatives a batch.
         alpha: exponent.
+
+    Raises:
+        ValueError: if the counts are not one row of finite, non-negative numbers, if the entry
+            for padding is not 0, or if all are 0.
     """
 
-    def __init__(self, counts, alpha=0.75):
+    def __init__(self, counts, num_sampled, alpha=0.75):
         self.counts, self.alpha = _checked(counts), float(alpha)
-        super().__init__(
-            np.power(
-                self.counts,
-                self.alpha,
-                where=self.counts > 0,
-                out=np.zeros_like(self.counts),
-            )
-        )
+        super().__init__(len(self.counts) - 1, num_sampled)
+        nothing = np.zeros_like(self.counts)
+        weights = np.power(self.counts, self.alpha, where=self.counts > 0, out=nothing)
+        self.log_q = _log_q(weights)
+        self._keep, self._alias = _alias_table(weights[1:] / weights.sum())
+
+    def sample(self, seed_generator, targets=None):
+        """Draws negatives; arguments and returned values as in `Sampler.sample`."""
+        size = (self.num_sampled,)
+        column = keras.random.randint(size, 0, self.num_items, dtype="int32", seed=seed_generator)
+        coin = keras.random.uniform(size, dtype="float32", seed=seed_generator)
+        kept = coin < ops.take(ops.convert_to_tensor(self._keep), column)
+        ids = ops.where(kept, column, ops.take(ops.convert_to_tensor(self._alias), column)) + 1
+        log_q = ops.take(ops.convert_to_tensor(self.log_q), ids)
+        return ids, log_q + float(np.log(self.num_sampled))
 
     def get_config(self):
         """Returns what the constructor needs."""
-        return {"counts": self.counts.tolist(), "alpha": self.alpha}
+        own = {"num_sampled": self.num_sampled, "alpha": self.alpha}
+        return {"counts": self.counts.tolist(), **own}
 
 
-@_register
+@register
 class InBatchSampler(Sampler):
     """A row's negatives are the other rows' targets, so q is the frequency of targets.
 
@@ -237,13 +197,13 @@ class InBatchSampler(Sampler):
 
     def __init__(self, counts):
         self.counts = _checked(counts)
-        super().__init__(self.counts)
+        super().__init__(len(self.counts) - 1, None)
+        self.log_q = _log_q(self.counts)
 
-    def sample(self, num_sampled, seed_generator, targets=None):
+    def sample(self, seed_generator, targets=None):
         """Returns the batch's own targets; nothing is drawn at random here.
 
         Args:
-            num_sampled: None; the batch decides how many negatives there are.
             seed_generator: not used.
             targets: int `[b]`, item ids; rows without a target have 0, which is never drawn.
 
@@ -252,13 +212,10 @@ class InBatchSampler(Sampler):
             independent draws and its own is masked as a hit, so S = b - 1 in log(S * q).
 
         Raises:
-            ValueError: without targets, or if `num_sampled` is given.
+            ValueError: without targets.
         """
-        if targets is None or num_sampled is not None:
-            raise ValueError(
-                "In-batch negatives are the batch's own targets: expected targets and "
-                f"num_sampled=None. Received targets={targets!r}, num_sampled={num_sampled!r}."
-            )
+        if targets is None:
+            raise ValueError("In-batch negatives are the batch's own targets. Received none.")
         ids = ops.cast(targets, "int32")
         others = ops.maximum(ops.cast(ops.count_nonzero(ids), "float32") - 1, 1)
         return ids, ops.take(ops.convert_to_tensor(self.log_q), ids) + ops.log(others)
@@ -274,26 +231,29 @@ def full_softmax_loss(user_vectors, item_vectors, targets, temperature=1.0, left
     Args:
         user_vectors: float `[b, d]`.
         item_vectors: float `[num_items + 1, d]`; row 0 is padding and left out.
-        targets: int `[b]`, item ids from 1.
+        targets: int `[b]`, item ids; the loss of a row without a target, 0, is 0.
         temperature: logits are dot products divided by this.
         left_out: bool `[b, num_items]`, True where an item has no part in a row's softmax. A row's
             target always has.
 
     Returns:
-        Loss `[b]`, one per row, in nats.
+        Loss `[b]`, one per row, in nats, float32 at least.
 
     Raises:
         ValueError: if shapes do not fit or the temperature is not positive.
     """
     _check_vectors(temperature, user_vectors=user_vectors, item_vectors=item_vectors)
+    _check_length("targets", targets, user_vectors)
     _check_left_out(left_out, user_vectors, item_vectors[1:])
+    user_vectors, item_vectors = at_least_float32(user_vectors), at_least_float32(item_vectors)
     logits = ops.matmul(user_vectors / temperature, ops.transpose(item_vectors[1:]))  # (b, n)
-    columns = ops.expand_dims(ops.cast(targets, "int32") - 1, 1)
+    targets = ops.cast(targets, "int32")
+    columns = ops.expand_dims(ops.maximum(targets, 1) - 1, 1)
     positive = ops.squeeze(ops.take_along_axis(logits, columns, axis=1), 1)
     if left_out is not None:
-        own = columns == ops.arange(logits.shape[1], dtype="int32")
+        own = columns == ops.arange(ops.shape(logits)[1], dtype="int32")
         logits = _leave_out(ops.logical_and(left_out, ops.logical_not(own)), logits)
-    return ops.logsumexp(logits, axis=1) - positive
+    return ops.where(targets > 0, ops.logsumexp(logits, axis=1) - positive, 0.0)
 
 
 def sampled_softmax_loss(
@@ -317,8 +277,8 @@ def sampled_softmax_loss(
         user_vectors: float `[b, d]`.
         target_vectors: float `[b, d]`, the item vector of each row's target.
         sampled_vectors: float `[s, d]`, the item vectors of the negatives, shared by all rows.
-        targets: int `[b]`, item ids.
-        sampled_ids: int `[s]`, item ids.
+        targets: int `[b]`, item ids; the loss of a row without a target, 0, is 0.
+        sampled_ids: int `[s]`, item ids; 0, padding, is no negative of anybody.
         log_expected_count: float `[s]`, log(S * q) of each negative, subtracted from its logit.
             None leaves the logits as they are, which is right only if each item other than the
             target is sampled exactly once, and biased otherwise.
@@ -327,7 +287,7 @@ def sampled_softmax_loss(
             for the catalogue without these items.
 
     Returns:
-        Loss `[b]`, one per row, in nats.
+        Loss `[b]`, one per row, in nats, float32 at least.
 
     Raises:
         ValueError: if shapes do not fit or the temperature is not positive.
@@ -342,19 +302,24 @@ def sampled_softmax_loss(
     _check_length("target_vectors", target_vectors, user_vectors)
     _check_length("sampled_ids", sampled_ids, sampled_vectors)
     _check_left_out(left_out, user_vectors, sampled_vectors)
+    user_vectors, target_vectors, sampled_vectors = map(
+        at_least_float32, (user_vectors, target_vectors, sampled_vectors)
+    )
     user_vectors = user_vectors / temperature  # before the product: d numbers a row, not s
     positive = ops.sum(user_vectors * target_vectors, axis=1, keepdims=True)  # (b, 1)
     logits = ops.matmul(user_vectors, ops.transpose(sampled_vectors))  # (b, s)
     targets, sampled_ids = ops.cast(targets, "int32"), ops.cast(sampled_ids, "int32")
     hits = ops.expand_dims(targets, 1) == ops.expand_dims(sampled_ids, 0)  # (b, s)
     left_out = hits if left_out is None else ops.logical_or(hits, left_out)
+    never = sampled_ids == 0  # (s,)
     if log_expected_count is not None:
         _check_length("log_expected_count", log_expected_count, sampled_vectors)
         correction = ops.cast(log_expected_count, logits.dtype)
-        left_out = ops.logical_or(left_out, correction == -np.inf)
+        never = ops.logical_or(never, correction == -np.inf)
         logits = logits - correction
-    logits = _leave_out(left_out, logits)
-    return ops.logsumexp(ops.concatenate([positive, logits], axis=1), axis=1) - positive[:, 0]
+    logits = _leave_out(ops.logical_or(left_out, never), logits)
+    loss = ops.logsumexp(ops.concatenate([positive, logits], axis=1), axis=1) - positive[:, 0]
+    return ops.where(targets > 0, loss, 0.0)
 
 
 def _leave_out(where, logits):
@@ -377,7 +342,7 @@ def seen_before(history, ids, positions=1):
         bool `[b, T, s]`, True where the item is among the steps up to the moment.
     """
     ids, history = ops.cast(ids, "int32"), ops.cast(history, "int32")
-    rows, steps, size = ops.shape(history)[0], history.shape[1], ops.shape(ids)[0]
+    (rows, steps), size = ops.shape(history), ops.shape(ids)[0]
     in_order, watched = ops.sort(ids), ops.reshape(history, (-1,))
     place = ops.cast(ops.searchsorted(in_order, watched), "int32")  # the first of equals
     place = ops.minimum(place, size - 1)
@@ -387,7 +352,7 @@ def seen_before(history, ids, positions=1):
     cell = ops.repeat(ops.arange(rows, dtype="int32"), steps) * size + place
     longest = ops.segment_max(ops.where(found, ago, -1), cell, rows * size)
     longest = ops.take(ops.reshape(longest, (-1, size)), ops.searchsorted(in_order, ids), axis=1)
-    return longest[:, None] >= np.arange(positions - 1, -1, -1, dtype="int32")[:, None]
+    return longest[:, None] >= ops.arange(positions - 1, -1, -1, dtype="int32")[:, None]
 
 
 def _check_vectors(temperature, **vectors):

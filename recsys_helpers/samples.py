@@ -1,7 +1,8 @@
 """Turn a split's sequences into arrays that a tower can read.
 
-Everything here is numpy: feature codes for users and items, padded histories, next-item targets,
-example age, and a fixed number of examples per user.
+Everything here is numpy: codes of the users' and items' fields, padded histories, next-item
+targets, example age. There is one format. A row holds up to T consecutive moments of one user, each
+with the item that came next; T = 1 is one window a row, and what is served.
 """
 
 from __future__ import annotations
@@ -15,242 +16,335 @@ from recsys_helpers.datasets import Dataset
 from recsys_helpers.splits import Split, check_no_leakage
 
 SECONDS_PER_DAY = 86_400
+# Fields of MovieLens, read unless others are named; those that a dataset lacks are unknown.
+USER_FIELDS = ("gender", "age", "occupation")
+ITEM_FIELDS = ("genres", "year")
 # The lower bounds of MovieLens-1M's age groups, used for datasets that give the age in years too.
 AGE_BOUNDS = (18, 25, 35, 45, 50, 56)
-# MovieLens has no search log: the genres of this many most recent movies stand in for one.
+# There is no search log: one field of this many most recent items stands in for it.
+SEARCH_FIELD = "genres"
 SEARCH_ITEMS = 3
+BLOCK_ROWS = 1 << 15  # made at a time, so that no index of all of them is ever held
+
+
+class Encoder:
+    """How users and histories become inputs, said once for training and for serving.
+
+    Args:
+        dataset: whose users and items there are.
+        history_length: how many items a history holds; shorter ones are 0-padded on the left.
+        positions: consecutive moments T of one user in a row.
+        user_fields: names of columns of `dataset.users`; None: `USER_FIELDS`.
+        search_field: name of a column of `dataset.items`; None: `SEARCH_FIELD`.
+
+    Attributes:
+        sizes: all that a tower must know of its inputs: the number of codes of each, padding
+            included, and `history_length`.
+        steps: items in a row of `history`, T + history_length - 1.
+
+    Raises:
+        ValueError: on sizes below one, or names that are no columns.
+    """
+
+    def __init__(
+        self, dataset: Dataset, history_length=50, positions=1, user_fields=None, search_field=None
+    ):
+        if history_length < 1 or positions < 1:
+            raise ValueError(
+                "history_length and positions must be at least 1, "
+                f"received {history_length} and {positions}."
+            )
+        self.positions, self.steps = positions, positions + history_length - 1
+        self.profile = user_features(dataset, user_fields)
+        fields = None if search_field is None else (search_field,)
+        tokens = item_features(dataset, fields)[search_field or SEARCH_FIELD]
+        tokens = tokens.reshape(len(tokens), -1)
+        self.tokens = tokens.astype(np.min_scalar_type(-int(tokens.max()) - 1))  # signed, small
+        self.sizes = {"user_id": dataset.num_users + 1}
+        self.sizes |= {name: int(codes.max()) + 1 for name, codes in self.profile.items()}
+        self.sizes |= {"history": dataset.num_items + 1, "search": int(tokens.max()) + 1}
+        self.sizes["history_length"] = history_length
+
+    def inputs(self, users, history, example_age) -> dict[str, np.ndarray]:
+        """What a user tower reads.
+
+        Args:
+            users: ids [n].
+            history: item ids int32 [n, steps], oldest first, 0-padded on the left.
+            example_age: days [n, T].
+
+        Returns:
+            `user_id` [n] and each field of the profile [n] or [n, several]; `history` [n, steps];
+            for each moment `example_age` [n, T] and `search` [n, T, tokens]. 0 is padding or
+            unknown throughout.
+        """
+        width = self.tokens.shape[1]
+        search = np.empty((*example_age.shape, SEARCH_ITEMS * width), self.tokens.dtype)
+        for rows in _blocks(len(history)):
+            padded = np.pad(history[rows], ((0, 0), (SEARCH_ITEMS - 1, 0)))
+            recent = np.lib.stride_tricks.sliding_window_view(padded, SEARCH_ITEMS, axis=1)
+            tokens = self.tokens[recent[:, -example_age.shape[1] :]]  # (rows, T, items, tokens)
+            search[rows] = tokens.reshape(*tokens.shape[:2], -1)
+        return {
+            "user_id": np.asarray(users, np.int32),
+            **{name: codes[users] for name, codes in self.profile.items()},
+            "history": history,
+            "example_age": np.asarray(example_age, np.float32),
+            "search": search,
+        }
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Training examples: `inputs` maps each feature to an array with one row per target.
+    """Training examples, and the way in which users are served by what was trained on them.
 
     Attributes:
-        inputs: `user_id`, `gender`, `age`, `occupation` [n]; `history` [n, history_length];
-            `example_age` [n] in days; `search` [n, tokens]. 0 is padding or unknown throughout.
-        targets: item ids [n], the next item after each history.
+        inputs: see `Encoder.inputs`; n rows.
+        targets: item ids int32 [n, T], what came after each of the last T items of the history;
+            0, on the left only: none.
+        encoder: made them.
+        split: where they come from.
     """
 
     inputs: dict[str, np.ndarray]
     targets: np.ndarray
+    encoder: Encoder
+    split: Split
 
     def __len__(self) -> int:
         return len(self.targets)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """All that a tower must know of its inputs, see `Encoder`."""
+        return self.encoder.sizes
 
-def user_features(dataset: Dataset) -> dict[str, np.ndarray]:
-    """Codes of the demographic fields, looked up by user id.
+    def serving_inputs(self, target: str = "test") -> dict[str, np.ndarray]:
+        """What the user tower sees when it is asked for recommendations now: one row per user.
+
+        Args:
+            target: "validation" (histories are the training interactions) or "test" (histories
+                also hold the validation interaction) of the split.
+
+        Returns:
+            Inputs for users 1 to num_users, in this order, T = 1. Histories are as long as a row in
+            training. The example age is zero: the question is what they will watch now (Covington
+            et al. 2016, section 3.3).
+        """
+        known = self.split.known(target)
+        items = known["item_id"].to_numpy()
+        everyone = np.arange(1, self.split.dataset.num_users + 1)
+        end = np.searchsorted(known["user_id"].to_numpy(), everyone, side="right")
+        start = np.r_[0, end[:-1]]
+        history = _gather(items, end, np.arange(-self.encoder.steps, 0), start, end)
+        return self.encoder.inputs(everyone, history, np.zeros((len(everyone), 1)))
+
+
+def user_features(dataset: Dataset, fields=None) -> dict[str, np.ndarray]:
+    """Codes of the users' fields, looked up by user id.
 
     Args:
-        dataset: any dataset; a field it does not have is 0 (unknown) for every user.
+        dataset: any dataset.
+        fields: names of columns of `dataset.users`, categories or tuples of them; None:
+            `USER_FIELDS`, where a field that the dataset does not have is unknown for all.
 
     Returns:
-        `gender`, `age`, `occupation`, each int32 [num_users + 1]; row 0 belongs to no user.
-        Ages are the seven groups of MovieLens-1M.
+        name -> int32 [num_users + 1], or [num_users + 1, most values of one user] for tuples; row 0
+        belongs to no user, 0 is unknown. Ages in years become the seven groups of MovieLens-1M.
+
+    Raises:
+        ValueError: on a name that is no column.
     """
-    users = dataset.users
-    features = {}
-    for name in ("gender", "age", "occupation"):
-        codes = np.zeros(dataset.num_users + 1, np.int32)
-        if name in users:
-            column = users[name]
-            known = column.notna().to_numpy()
-            if name == "age":
-                values = np.digitize(column[known].to_numpy(float), AGE_BOUNDS) + 1
-            else:
-                values = np.unique(column[known].astype(str), return_inverse=True)[1] + 1
-            codes[1:][known] = values
-        features[name] = codes
-    return features
+    return _codes(dataset.users, "users", fields, USER_FIELDS)
 
 
-def item_features(dataset: Dataset) -> dict[str, np.ndarray]:
-    """Codes of the content features, looked up by item id.
+def item_features(dataset: Dataset, fields=None) -> dict[str, np.ndarray]:
+    """Codes of the items' fields, looked up by item id.
 
     Args:
-        dataset: any dataset; a feature it does not have is 0 (unknown) for every item.
+        dataset: any dataset.
+        fields: as in `user_features`, columns of `dataset.items`; None: `ITEM_FIELDS`.
 
     Returns:
-        `genres` int32 [num_items + 1, most genres of one item], 0-padded on the right, and `year`
-        int32 [num_items + 1], five-year buckets of the release year. Row 0 belongs to no item.
+        As `user_features`, [num_items + 1] or [num_items + 1, most values of one item]. Years
+        become five-year buckets.
+
+    Raises:
+        ValueError: on a name that is no column.
     """
-    items = dataset.items
-    lists = [tuple(g) for g in items["genres"]] if "genres" in items else [()] * len(items)
-    code = {name: i + 1 for i, name in enumerate(sorted({g for genres in lists for g in genres}))}
-    genres = np.zeros((dataset.num_items + 1, max(1, *map(len, lists))), np.int32)
-    for row, names in enumerate(lists, start=1):
-        genres[row, : len(names)] = [code[name] for name in names]
-    year = np.zeros(dataset.num_items + 1, np.int32)
-    if "year" in items:
-        known = items["year"].notna().to_numpy()
-        lustrum = items["year"][known].to_numpy(int) // 5
-        if len(lustrum):
-            year[1:][known] = lustrum - lustrum.min() + 1
-    return {"genres": genres, "year": year}
+    return _codes(dataset.items, "items", fields, ITEM_FIELDS)
 
 
-def vocabulary_sizes(features: dict[str, np.ndarray]) -> dict[str, int]:
-    """Number of codes of each feature, padding included: what an embedding table needs."""
-    return {name: int(codes.max()) + 1 for name, codes in features.items()}
-
-
-def next_item_samples(
+def training_samples(
     split: Split,
     history_length: int = 50,
+    positions: int = 1,
     max_per_user: int | None = None,
     context: str = "rollback",
     seed: int = 0,
+    user_fields=None,
+    search_field=None,
 ) -> Samples:
-    """One example per training interaction that has something before it.
+    """One example per training interaction that has something before it, `positions` to a row.
+
+    Neighbouring targets share most of their histories. In a row of several a tower reads each item
+    once instead of once for each window it is in: same targets, same histories, same vectors.
 
     Args:
         split: where the training interactions come from; no other interaction is read.
-        history_length: how many items a history holds; shorter ones are 0-padded on the left.
-        max_per_user: at most so many examples of each user, drawn without replacement, so that
-            heavy users do not dominate the loss (Covington et al. 2016, section 3.4). None: all.
-        context: "rollback" puts the items *before* the target into the history; "held_out" those
-            around it, later ones included (Covington et al. 2016, figure 5: b and a).
+        history_length: how many items each target's history holds; 0-padded on the left.
+        positions: consecutive targets T of one user that share a row.
+        max_per_user: with one position, at most so many examples of each user, drawn without
+            replacement, so that heavy users do not dominate the loss (Covington et al. 2016,
+            section 3.4). None: all.
+        context: "rollback" puts the items *before* the target into the history; "held_out", for one
+            position, those around it, later ones included (Covington et al. 2016, figure 5: b, a).
         seed: of the draw that `max_per_user` makes.
-
-    Returns:
-        The examples in the order of `split.train`.
+        user_fields, search_field: see `Encoder`.
 
     Raises:
-        ValueError: on an unknown context, or a size below one.
+        ValueError: on an unknown context, a size below one, or if nobody has two interactions.
         LeakageError: if a target is a validation or test interaction of its user.
     """
     if context not in ("rollback", "held_out"):
         raise ValueError(f"context must be 'rollback' or 'held_out', received {context!r}.")
-    if history_length < 1 or (max_per_user is not None and max_per_user < 1):
+    if positions != 1 and (context == "held_out" or max_per_user is not None):
         raise ValueError(
-            "history_length and max_per_user must be at least 1, "
-            f"received {history_length} and {max_per_user}."
+            f"context='held_out' and max_per_user need positions=1, received {positions}: a row of "
+            "several shares its history."
         )
+    if max_per_user is not None and max_per_user < 1:
+        raise ValueError(f"max_per_user must be at least 1, received {max_per_user}.")
+    encoder = Encoder(split.dataset, history_length, positions, user_fields, search_field)
     train = split.train
     users, items = train["user_id"].to_numpy(), train["item_id"].to_numpy()
     check_no_leakage(split, users, items)
-    start, end = _spans(users)
-    row = np.arange(len(train))
-    if context == "rollback":
-        chosen = row[row > start]
-    else:
-        chosen = row[end - start > 1]
+    ends = np.cumsum(np.bincount(users, minlength=split.dataset.num_users + 1))
+    starts = np.r_[0, ends[:-1]]  # user u's interactions are rows starts[u] to ends[u]
+    # Rows end with a user's last target, and then every T targets before it. The first interaction
+    # is none, unless later ones are its context.
+    first = starts + (0 if context == "held_out" else 1)
+    rows_of = np.where(ends - starts > 1, -(-(ends - first) // positions), 0)
+    if not rows_of.sum():
+        raise ValueError("no user has two training interactions, so there is nothing to learn.")
+    owner = np.repeat(np.arange(len(ends)), rows_of)
+    back = np.repeat(np.cumsum(rows_of), rows_of) - 1 - np.arange(len(owner))
+    last = ends[owner] - 1 - positions * back
     if max_per_user is not None:
-        order = np.random.default_rng(seed).random(len(chosen))
-        shuffled = pd.Series(order).groupby(users[chosen]).rank().to_numpy()
-        chosen = chosen[shuffled <= max_per_user]
+        order = np.random.default_rng(seed).random(len(last))
+        kept = pd.Series(order).groupby(owner).rank().to_numpy() <= max_per_user
+        owner, last = owner[kept], last[kept]
 
-    offsets = np.arange(-history_length, 0)
+    offsets = np.arange(-encoder.steps, 0)
     if context == "held_out":
         offsets = np.arange(-(history_length // 2), history_length - history_length // 2 + 1)
         offsets = offsets[offsets != 0]
-    history = _gather(items, chosen[:, None] + offsets, start[chosen], end[chosen])
+    history = _gather(items, last, offsets, starts[owner], ends[owner])
+    targets = _gather(items, last, np.arange(1 - positions, 1), first[owner], ends[owner])
+    example_age = np.zeros(targets.shape, np.float32)
     if split.dataset.has_timestamps:
         time = train["timestamp"].to_numpy()
-        example_age = (time.max() - time[chosen]) / SECONDS_PER_DAY
-    else:
-        example_age = np.zeros(len(chosen))
-    return Samples(
-        _inputs(split.dataset, users[chosen], history, example_age), items[chosen].astype(np.int32)
-    )
+        for rows in _blocks(len(last)):
+            moments = np.maximum(last[rows, None] + np.arange(1 - positions, 1), 0)
+            age = (time.max() - time[moments]) / SECONDS_PER_DAY
+            example_age[rows] = np.where(targets[rows] > 0, age, 0)
+    return Samples(encoder.inputs(owner, history, example_age), targets, encoder, split)
 
 
-def sequence_samples(split: Split, history_length: int = 50, positions: int = 32) -> Samples:
-    """The targets of `next_item_samples`, many of one user to a row.
-
-    Neighbouring targets share most of their histories. Here a row holds the histories of
-    `positions` consecutive targets as one sequence, so that a tower reads each item once instead
-    of once for each window it is in. Same targets, same histories and, from a `history_length` of
-    `SEARCH_ITEMS` on, same vectors.
+def check_inputs(inputs: dict, sizes: dict, names) -> None:
+    """Refuse arrays that a tower with these sizes cannot read, before they reach it.
 
     Args:
-        split: where the training interactions come from; no other interaction is read.
-        history_length: how many items each target's history holds.
-        positions: targets in a row.
-
-    Returns:
-        Inputs as for windows, but `history` [n, positions + history_length - 1] and, for each
-        position, `example_age` [n, positions] and `search` [n, positions, tokens]; targets
-        [n, positions], the item after each of the last `positions` of the history, 0 for none.
+        inputs: name -> array, one row per example.
+        sizes: see `Encoder`.
+        names: of the inputs that are read.
 
     Raises:
-        ValueError: on a size below one.
-        LeakageError: if a target is a validation or test interaction of its user.
+        ValueError: naming the input, and the row and the value of the first id that is unknown.
     """
-    if history_length < 1 or positions < 1:
+    missing = [name for name in names if name not in inputs]
+    if missing:
         raise ValueError(
-            "history_length and positions must be at least 1, "
-            f"received {history_length} and {positions}."
+            f"the tower reads {', '.join(names)}; missing are {', '.join(missing)}, received "
+            f"{', '.join(inputs) or 'nothing'}. `samples.inputs` and `samples.serving_inputs` have "
+            "them all."
         )
-    train = split.train
-    users, items = train["user_id"].to_numpy(), train["item_id"].to_numpy()
-    check_no_leakage(split, users, items)
-    start, end = _spans(users)
-    row = np.arange(len(train))
-    last = row[(row > start) & ((end - 1 - row) % positions == 0)]  # the last target of each row
-    targets_at = last[:, None] + np.arange(1 - positions, 1)
-    real = targets_at > start[last][:, None]
-    # Every history goes back to the user's first item, or to what its window can still see.
-    history_at = last[:, None] + np.arange(-(positions + history_length - 1), 0)
-    history = _gather(items, history_at, start[last], end[last])
-    targets = np.where(real, items[np.maximum(targets_at, 0)], 0).astype(np.int32)
-    example_age = np.zeros(targets.shape)
-    if split.dataset.has_timestamps:
-        time = train["timestamp"].to_numpy()
-        example_age = np.where(real, time.max() - time[targets_at], 0) / SECONDS_PER_DAY
-    return Samples(_inputs(split.dataset, users[last], history, example_age), targets)
+    for name in names:
+        if name not in sizes:
+            continue
+        codes = np.asarray(inputs[name])
+        if codes.dtype.kind not in "iu":
+            raise ValueError(f"{name} must hold integer codes, received {codes.dtype}.")
+        if codes.size and (codes.min() < 0 or codes.max() >= sizes[name]):
+            place = tuple(np.argwhere((codes < 0) | (codes >= sizes[name]))[0])
+            raise ValueError(
+                f"{name} must hold codes from 0 (padding or unknown) to {sizes[name] - 1}, "
+                f"received {codes[place]} in row {place[0]}. Were they numbered by another "
+                "dataset? Unknown ones are 0."
+            )
 
 
-def serving_inputs(
-    split: Split, target: str = "test", history_length: int = 50
-) -> dict[str, np.ndarray]:
-    """What the user tower sees when it is asked for recommendations now: one row per user.
+def _codes(table: pd.DataFrame, what: str, fields, defaults) -> dict[str, np.ndarray]:
+    if fields is not None:
+        unknown = [name for name in fields if name not in table]
+        if unknown:
+            raise ValueError(
+                f"the {what} have no column {', '.join(map(repr, unknown))}; they have "
+                f"{', '.join(map(repr, table.columns))}."
+            )
+    return {name: _field(table, name) for name in (defaults if fields is None else fields)}
+
+
+def _field(table: pd.DataFrame, name: str) -> np.ndarray:
+    """Codes of one column, with row 0 for padding: int32 [n + 1] or [n + 1, several]."""
+    if name not in table:
+        several = name == SEARCH_FIELD
+        return np.zeros((len(table) + 1, 1) if several else len(table) + 1, np.int32)
+    column = table[name]
+    values = column.array
+    if any(isinstance(value, (tuple, list)) for value in values):
+        lists = [tuple(v) if isinstance(v, (tuple, list)) else () for v in values]
+        names = sorted({value for several in lists for value in several}, key=str)
+        code = {value: i + 1 for i, value in enumerate(names)}
+        codes = np.zeros((len(table) + 1, max(1, *map(len, lists))), np.int32)
+        for row, several in enumerate(lists, start=1):
+            codes[row, : len(several)] = [code[value] for value in several]
+        return codes
+    codes = np.zeros(len(table) + 1, np.int32)
+    known = column.notna().to_numpy()
+    number = pd.api.types.is_numeric_dtype(column.dtype)
+    if name == "age" and number:
+        found = np.digitize(column[known].to_numpy(float), AGE_BOUNDS) + 1
+    elif name == "year" and number:
+        lustrum = column[known].to_numpy(int) // 5
+        found = lustrum - lustrum.min(initial=lustrum[0] if len(lustrum) else 0) + 1
+    else:
+        found = np.unique(column[known].astype(str), return_inverse=True)[1] + 1
+    codes[1:][known] = found
+    return codes
+
+
+def _blocks(rows: int):
+    return (slice(i, min(i + BLOCK_ROWS, rows)) for i in range(0, rows, BLOCK_ROWS))
+
+
+def _gather(items, at, offsets, start, end) -> np.ndarray:
+    """`items[at + offset]`, 0 where that is not from `start` to `end`, zeros moved to the left.
 
     Args:
-        split: the split whose `validation` or `test` targets are to be predicted.
-        target: "validation" (histories are the training interactions) or "test" (histories also
-            hold the validation interaction).
-        history_length: as in training.
+        items: of all users, one after the other.
+        at, start, end: [n].
+        offsets: [m], ascending.
 
     Returns:
-        Inputs for users 1 to num_users, in this order. The example age is zero: the question is
-        what they will watch now (Covington et al. 2016, section 3.3).
+        int32 [n, m].
     """
-    known = split.known(target)
-    users, items = known["user_id"].to_numpy(), known["item_id"].to_numpy()
-    everyone = np.arange(1, split.dataset.num_users + 1)
-    start = np.searchsorted(users, everyone, side="left")
-    end = np.searchsorted(users, everyone, side="right")
-    history = _gather(items, end[:, None] + np.arange(-history_length, 0), start, end)
-    return _inputs(split.dataset, everyone, history, np.zeros(len(everyone)))
-
-
-def _spans(users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First row, and one past the last row, of the user of each row (rows are sorted by user)."""
-    return np.searchsorted(users, users, "left"), np.searchsorted(users, users, "right")
-
-
-def _gather(items: np.ndarray, rows: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """`items[rows]`, 0 where a row is not the user's own, zeros moved to the left."""
-    inside = (rows >= start[:, None]) & (rows < end[:, None])
-    history = np.where(inside, items[np.clip(rows, 0, len(items) - 1)], 0).astype(np.int32)
-    if (history[:, :-1].astype(bool) & ~inside[:, 1:]).any():  # padding after an item
-        order = np.argsort(inside, axis=1, kind="stable")
-        history = np.take_along_axis(history, order, axis=1)
-    return history
-
-
-def _inputs(dataset, users, history, example_age) -> dict[str, np.ndarray]:
-    positions = 1 if example_age.ndim == 1 else example_age.shape[1]
-    padded = np.pad(history, ((0, 0), (SEARCH_ITEMS - 1, 0)))
-    recent = np.lib.stride_tricks.sliding_window_view(padded, SEARCH_ITEMS, axis=1)
-    tokens = item_features(dataset)["genres"][recent[:, -positions:]]  # (n, positions, 3, genres)
-    search = tokens.reshape(*example_age.shape, -1)
-    profile = {name: codes[users] for name, codes in user_features(dataset).items()}
-    return {
-        "user_id": users.astype(np.int32),
-        **profile,
-        "history": history,
-        "example_age": example_age.astype(np.float32),
-        "search": search,
-    }
+    found = np.empty((len(at), len(offsets)), np.int32)
+    for rows in _blocks(len(at)):
+        place = at[rows, None] + offsets
+        inside = (place >= start[rows, None]) & (place < end[rows, None])
+        found[rows] = np.where(inside, items[np.clip(place, 0, len(items) - 1)], 0)
+        if (inside[:, :-1] & ~inside[:, 1:]).any():  # padding after an item
+            order = np.argsort(inside, axis=1, kind="stable")
+            found[rows] = np.take_along_axis(found[rows], order, axis=1)
+    return found

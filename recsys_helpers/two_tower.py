@@ -1,21 +1,29 @@
 """The two-tower model: a user tower, an item tower, and a softmax over the catalogue.
 
-A plain `keras.Model`: `compile`, `fit`, callbacks, `save` and `keras.models.load_model` work as
-for any other. A new retrieval model is a new user tower and nothing else.
+A plain `keras.Model`: `compile`, `fit`, callbacks, `save`, `export` and `keras.models.load_model`
+work as for any other. A new retrieval model is a new user tower and nothing else.
 """
 
 from __future__ import annotations
+
+import inspect
 
 import keras
 import numpy as np
 from keras import ops
 
+import recsys_helpers.towers  # noqa: F401  so that Keras knows the towers of a model it loads
+from recsys_helpers.layers import register
+from recsys_helpers.samples import check_inputs
 from recsys_helpers.sampled_softmax import (
     full_softmax_loss,
     sampled_softmax_loss,
     seen_before,
 )
-from recsys_helpers.towers import register
+
+
+if keras.backend.backend() == "tensorflow":
+    import recsys_helpers.rowwise  # noqa: F401  its tables, too
 
 
 @register
@@ -23,19 +31,23 @@ class TwoTower(keras.Model):
     """Train two towers so that the user's vector points at the item watched next.
 
     Args:
-        user_tower: layer, inputs -> [batch, d].
+        user_tower: layer, inputs -> [batch, T, d], one vector for each of a row's last T moments.
+            Vectors of earlier moments, too, do no harm: the last T count.
         item_tower: layer, item ids [n] -> [n, d].
         num_items: size of the catalogue; ids run from 1, 0 is padding.
         sampler: where negatives come from (`recsys_helpers.sampled_softmax`); None computes the
             softmax over the whole catalogue.
-        num_sampled: number of negatives, drawn once for each batch and shared by its examples;
-            the in-batch sampler needs none.
         log_q_correction: subtract the log of each negative's expected count from its logit.
         temperature: logits are scores divided by it; small for normalised vectors.
-        exclude_seen: leave the items of `inputs["history"]` out of the softmax, as they are left
-            out when the catalogue is ranked. The model then needn't learn to push down what nobody
-            will ask it about, right beside what it should bring up.
+        exclude_seen: leave the items of `inputs["history"]` out of the softmax, as what was seen is
+            left out when the catalogue is ranked. The model then needn't learn to push down what
+            nobody will ask it about, right beside what it should bring up. A ranking leaves out all
+            that was seen; a row of inputs knows the history it holds and nothing older.
         seed: of the negatives drawn.
+
+    Raises:
+        ValueError: if the sampler or a tower belongs to another catalogue, on a temperature that is
+            not positive, and, once the towers are called, if their vectors do not fit.
     """
 
     def __init__(
@@ -44,7 +56,6 @@ class TwoTower(keras.Model):
         item_tower,
         num_items,
         sampler=None,
-        num_sampled=None,
         log_q_correction=True,
         temperature=1.0,
         exclude_seen=False,
@@ -52,66 +63,225 @@ class TwoTower(keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if temperature <= 0:
+        if not temperature > 0:
             raise ValueError(f"temperature must be positive, received {temperature}.")
+        read = getattr(user_tower, "sizes", {}).get("history", num_items + 1)
+        sizes = {
+            "the sampler draws from": getattr(sampler, "num_items", num_items),
+            "the item tower has": getattr(item_tower, "num_items", num_items),
+            "the user tower's history has": read - 1,
+        }
+        for what, size in sizes.items():
+            if size != num_items:
+                raise ValueError(
+                    f"expected {num_items} items everywhere, but {what} {size}. Make all of them "
+                    "for the dataset after the split, whose ids run from 1 to its num_items."
+                )
         self.user_tower, self.item_tower, self.num_items = user_tower, item_tower, num_items
-        self.sampler, self.num_sampled = sampler, num_sampled
-        self.log_q_correction, self.temperature = log_q_correction, temperature
-        self.exclude_seen, self.seed = exclude_seen, seed
+        self.sampler, self.log_q_correction = sampler, log_q_correction
+        self.temperature, self.exclude_seen, self.seed = temperature, exclude_seen, seed
         # On TensorFlow, XLA made a training step three times slower on CPUs; JAX needs it.
         self.supports_jit = keras.backend.backend() != "tensorflow"
         self.seed_generator = keras.random.SeedGenerator(seed)
+        self.loss_mean = keras.metrics.Mean(name="loss")
+        self.input_dtypes = None  # of the inputs that the model was first called with
+
+    # Building, and what Keras asks of a model
+
+    def __call__(self, inputs, *args, **kwargs):
+        """As any Keras model, but what the inputs are is kept for `build` and `export`."""
+        if self.input_dtypes is None:
+            kinds = keras.tree.map_structure(
+                lambda value: keras.backend.standardize_dtype(value.dtype), inputs
+            )
+            self.input_dtypes = kinds
+        return super().__call__(inputs, *args, **kwargs)
 
     def build(self, input_shape):
-        """Create all weights of both towers, given the shapes of the user's inputs."""
-        for tower, shape in ((self.user_tower, input_shape), (self.item_tower, (None,))):
-            if not tower.built:  # a loaded model's towers are
-                tower.build(shape)
+        """Make all weights, by calling both towers on placeholders."""
+        users = self.user_tower(self._placeholders(input_shape))
+        items = self.item_tower(keras.Input(batch_shape=(None,), dtype="int32"))
+        if len(users.shape) != 3 or len(items.shape) != 2 or users.shape[-1] != items.shape[-1]:
+            raise ValueError(
+                "expected a user tower that returns [batch, T, d] and an item tower that returns "
+                f"[n, d], received {tuple(users.shape)} and {tuple(items.shape)}. A tower with one "
+                "vector a row returns vectors[:, None]."
+            )
+        self.input_shapes = input_shape
         self.built = True
 
-    def fit(self, x=None, y=None, batch_size=None, *args, shuffle=True, **kwargs):
-        """Train as `keras.Model.fit` does, but with another order of the examples in each epoch.
+    def _placeholders(self, shapes):
+        if not isinstance(shapes, dict):
+            return keras.Input(batch_shape=(None, *shapes[1:]), dtype=self.input_dtypes or "int32")
+        if self.input_dtypes is None:
+            self.input_dtypes = {
+                name: "float32" if name == "example_age" else "int32" for name in shapes
+            }
+        return {
+            name: keras.Input(
+                batch_shape=(None, *shape[1:]), dtype=self.input_dtypes[name], name=name
+            )
+            for name, shape in shapes.items()
+        }
 
-        On TensorFlow, Keras's own `fit` repeats one order in all epochs once a seed has been set,
-        so that the same examples share a batch, and each other's negatives, every time; and the
-        end of an epoch may have to be waited for.
+    def get_build_config(self):
+        """Shapes and types of the inputs."""
+        return {"input_shape": self.input_shapes, "input_dtypes": self.input_dtypes}
+
+    def build_from_config(self, config):
+        """Make all weights of a loaded model."""
+        self.input_dtypes = config["input_dtypes"]
+        self.build(config["input_shape"])
+
+    def compile(self, optimizer="rmsprop", loss=None, metrics=None, **kwargs):
+        """As in Keras, without `loss` and `metrics`: the loss is part of the model.
+
+        Raises:
+            ValueError: if either is given. A metric of classes would be shown the user's vector.
         """
-        others = {"sample_weight", "class_weight", "validation_split"} & kwargs.keys()
-        if keras.backend.backend() == "tensorflow" and y is not None and not others:
-            batches = _batches(x, y, batch_size or 32, shuffle)
-            return super().fit(batches, None, None, *args, shuffle=False, **kwargs)
-        return super().fit(x, y, batch_size, *args, shuffle=shuffle, **kwargs)
+        if loss is not None or metrics or kwargs.get("weighted_metrics"):
+            raise ValueError(
+                f"TwoTower computes its own loss, the softmax over the catalogue; received "
+                f"loss={loss!r}, metrics={metrics or kwargs.get('weighted_metrics')!r}. Leave them "
+                "out, and rank the validation target with the callback ValidationMetrics."
+            )
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def compile_from_config(self, config):
+        """Compile a loaded model, and make its optimizer's state, into which files are read."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    @property
+    def metrics(self):
+        """The loss alone: its mean over the targets, not over batches of more or fewer of them."""
+        return [self.loss_mean]
 
     def call(self, inputs, training=False):
-        """Map the user's inputs to user vectors, [batch, d]."""
+        """Map the user's inputs to user vectors, [batch, T, d]."""
         return self.user_tower(inputs, training=training)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Mean cross-entropy of the next items `y` [batch], given user vectors `y_pred`.
+    # Training
 
-        With one target for each of many positions, `y` is [batch, positions], 0 where there is
-        none, and seen is what had been watched by then. With a sampler, training sees the sampled
-        softmax; `evaluate` always the full one.
+    def fit(self, *args, **kwargs):
+        """Train as `keras.Model.fit` does, with another order of the examples in each epoch.
+
+        On TensorFlow, Keras's own `fit` repeats one order in all epochs once a seed has been set,
+        so that the same examples share a batch, and each other's negatives, every time.
+
+        Args:
+            *args, **kwargs: those of `keras.Model.fit`. `y` is [n, T], `sample_weight` [n] or
+                [n, T]; there are no classes to weigh.
+
+        Raises:
+            ValueError: on arrays that do not fit each other or the towers, see `_checked`.
         """
+        given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+        if given.get("class_weight") is not None:
+            raise ValueError("there are no classes: weigh the examples with sample_weight.")
+        if given.get("y") is None:  # batches that the caller makes
+            return super().fit(**given)
+        arrays = self._checked(given.pop("x"), given.pop("y"), given.pop("sample_weight", None))
+        share = given.pop("validation_split", None)
+        if given.get("validation_data") is not None:
+            given["validation_data"] = self._validation(given["validation_data"])
+        elif share:
+            arrays, given["validation_data"] = _split_off(arrays, share)
+        batch_size = given.get("batch_size") or 32
+        if given.get("validation_batch_size") is None:
+            given["validation_batch_size"] = batch_size
+        if keras.backend.backend() != "tensorflow":
+            x, y, weight = arrays
+            return super().fit(x=x, y=y, sample_weight=weight, **given)
+        given.pop("batch_size", None)
+        shuffle = given.pop("shuffle", True)
+        return super().fit(x=_batches(arrays, batch_size, shuffle), shuffle=False, **given)
+
+    def evaluate(self, *args, **kwargs):
+        """The loss as in `keras.Model.evaluate`, with the checks of `fit`."""
+        given = inspect.signature(super().evaluate).bind(*args, **kwargs).arguments
+        own = given.pop("kwargs", {})
+        if given.get("y") is not None:
+            arrays = self._checked(given["x"], given["y"], given.get("sample_weight"))
+            given |= dict(zip(("x", "y", "sample_weight"), arrays, strict=True))
+        return super().evaluate(**given, **own)
+
+    def _validation(self, data):
+        if isinstance(data, (tuple, list)) and len(data) > 1:
+            x, y, weight = (*data, None)[:3]
+            return tuple(self._checked(x, y, weight))
+        return data
+
+    def _checked(self, x, y, weight):
+        """The arrays of `fit` and `evaluate`, if they fit each other and the towers."""
+        x = keras.tree.map_structure(np.asarray, x)
+        y = np.asarray(y)
+        rows = {"targets": len(y)}
+        rows |= {name: len(v) for name, v in (x.items() if isinstance(x, dict) else [("x", x)])}
+        if weight is not None:
+            weight = np.asarray(weight, "float32")
+            rows["sample_weight"] = len(weight)
+        if len(set(rows.values())) > 1 or not len(y):
+            raise ValueError(
+                f"expected equally many rows of all arrays, and some, received {rows}."
+            )
+        if y.ndim != 2 or y.dtype.kind not in "iu":
+            raise ValueError(
+                f"expected targets of item ids [n, T], received {y.dtype} of shape {y.shape}. One "
+                "target a row is targets[:, None]."
+            )
+        gap = (y[:, -1] == 0) | ((y[:, :-1] > 0) & (y[:, 1:] == 0)).any(1)
+        outside = (y < 0) | (y > self.num_items)
+        if outside.any() or gap.any():
+            row = int(np.argmax(outside.any(1) | gap))
+            raise ValueError(
+                f"expected targets from 1 to {self.num_items}, with 0 for none on the left of a "
+                f"row only, received {y[row].tolist()} in row {row}. Do ids count from 0, or belong "
+                "to another numbering?"
+            )
+        if weight is not None:
+            if weight.shape not in ((len(y),), y.shape):
+                raise ValueError(
+                    f"expected sample_weight of shape {(len(y),)} or {y.shape}, received "
+                    f"{weight.shape}."
+                )
+            weight = np.broadcast_to(weight.reshape(len(y), -1), y.shape)
+        self._check_inputs(x)
+        return [x, y.astype("int32"), weight]
+
+    def _check_inputs(self, inputs):
+        sizes = getattr(self.user_tower, "sizes", None)
+        if isinstance(inputs, dict) and sizes:
+            names = dict.fromkeys([*self.user_tower.reads, "history", "example_age"])
+            check_inputs(inputs, sizes, list(names))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Cross-entropy of the next items `y` [batch, T], given user vectors `y_pred`.
+
+        `y` is 0 where there is no target, and seen is what had been watched by then. With a
+        sampler, training sees the sampled softmax; `evaluate` always the full one. What is returned
+        is the sum over the targets, divided by batch * T: each target weighs the same, however many
+        its batch has. What is reported is the mean over the targets.
+        """
+        (rows, positions), width = ops.shape(y), y_pred.shape[-1]
         targets = ops.cast(ops.reshape(y, (-1,)), "int32")
-        positions = 1 if len(y_pred.shape) == 2 else y_pred.shape[1]
-        y_pred = ops.reshape(y_pred, (-1, y_pred.shape[-1]))  # (batch * positions, d)
+        y_pred = ops.reshape(y_pred[:, -positions:], (-1, width))  # (batch * T, d)
         sampled = self.sampler is not None and training
         if sampled:
-            ids, log_expected_count = self.sampler.sample(
-                self.num_sampled, self.seed_generator, targets
-            )
+            # Of the whole batch, also where its rows are shared out among devices.
+            others = _of_all_replicas(targets)
+            ids, log_expected_count = self.sampler.sample(self.seed_generator, others)
         else:
             ids = ops.arange(1, self.num_items + 1, dtype="int32")
         left_out = None
         if self.exclude_seen:
-            seen = seen_before(x["history"], ids, positions)  # (batch, positions, s)
+            seen = seen_before(x["history"], ids, positions)  # (batch, T, s)
             left_out = ops.reshape(seen, (-1, ops.shape(ids)[0]))
         if sampled:
             loss = sampled_softmax_loss(
                 y_pred,
-                self.item_tower(targets),
-                self.item_tower(ids),
+                self.item_tower(targets, training=training),
+                self.item_tower(ids, training=training),
                 targets,
                 ids,
                 log_expected_count if self.log_q_correction else None,
@@ -119,42 +289,88 @@ class TwoTower(keras.Model):
                 left_out,
             )
         else:
-            catalogue = self.item_tower(ops.arange(self.num_items + 1, dtype="int32"))
-            loss = full_softmax_loss(
-                y_pred, catalogue, ops.maximum(targets, 1), self.temperature, left_out
-            )
-        real = ops.cast(ops.not_equal(targets, 0), loss.dtype)
+            catalogue = ops.arange(self.num_items + 1, dtype="int32")
+            catalogue = self.item_tower(catalogue, training=training)
+            loss = full_softmax_loss(y_pred, catalogue, targets, self.temperature, left_out)
         if sample_weight is not None:
-            loss = loss * ops.cast(ops.reshape(sample_weight, (-1,)), loss.dtype)
-        return ops.sum(loss * real) / ops.maximum(ops.sum(real), 1.0) + sum(self.losses)
+            weight = ops.cast(ops.reshape(sample_weight, (rows, -1)), loss.dtype)
+            loss = loss * ops.reshape(ops.broadcast_to(weight, (rows, positions)), (-1,))
+        extra = sum((ops.sum(own) for own in self.losses), ops.zeros((), loss.dtype))
+        real = ops.cast(targets > 0, loss.dtype)
+        self.loss_mean.update_state(loss + extra, sample_weight=real)
+        cells = ops.cast(rows * positions, loss.dtype)
+        return (ops.sum(loss) / cells + extra) / _num_replicas()
+
+    # Vectors
 
     def user_vectors(self, inputs, batch_size=1024):
-        """User vectors as a numpy array, one row per row of the inputs: [n, d] or [n, T, d]."""
-        # Not `predict`, which cannot be asked for [n, d] now and [n, T, d] later.
+        """The users' vectors after the last moment of each row, a numpy array [n, d]."""
+        self._check_inputs(inputs)
         vectors = []
-        for start in range(0, len(inputs["history"]), batch_size):
+        for start in range(0, len(next(iter(inputs.values()))), batch_size):
             rows = {name: value[start : start + batch_size] for name, value in inputs.items()}
             rows = {name: ops.convert_to_tensor(value) for name, value in rows.items()}
-            vectors.append(ops.convert_to_numpy(self(rows, training=False)))
+            vectors.append(ops.convert_to_numpy(self(rows, training=False)[:, -1]))
         return np.concatenate(vectors)
 
     def item_vectors(self, batch_size=65_536):
         """Item vectors as a numpy array [num_items, d]; row i is item i + 1."""
         ids = np.arange(1, self.num_items + 1, dtype="int32")
-        blocks = range(0, self.num_items, batch_size)
-        vectors = [self.item_tower(ops.convert_to_tensor(ids[i : i + batch_size])) for i in blocks]
+        blocks = [ids[i : i + batch_size] for i in range(0, self.num_items, batch_size)]
+        vectors = [self.item_tower(ops.convert_to_tensor(b), training=False) for b in blocks]
         return np.concatenate([ops.convert_to_numpy(block) for block in vectors])
+
+    # Files
+
+    def export(self, filepath, format="tf_saved_model", **kwargs):
+        """Write both towers as a SavedModel, which TensorFlow alone can serve.
+
+        Its endpoints: `serve`, inputs -> [batch, T, d]; `user_vectors`, inputs -> [batch, d], the
+        last moment; `item_vectors`, item ids [n] -> [n, d].
+
+        Args:
+            filepath: the folder to write.
+            format: "tf_saved_model".
+            **kwargs: those of `keras.export.ExportArchive.write_out`.
+        """
+        if format != "tf_saved_model" or not self.built:
+            raise ValueError(
+                'expected format="tf_saved_model" and a model that was called once, received '
+                f"{format!r} and {'one' if self.built else 'none'}."
+            )
+        inputs = self._placeholders(self.input_shapes)
+        positions = inputs["example_age"].shape[1] if "example_age" in inputs else None
+
+        def any_number(name, tensor):  # of moments and of steps, as training and serving differ
+            shape = list(tensor.shape)
+            if len(shape) > 1 and (name == "history" or shape[1] == positions):
+                shape[1] = None
+            return keras.InputSpec(shape=tuple(shape), dtype=tensor.dtype, name=name)
+
+        inputs = {name: any_number(name, tensor) for name, tensor in inputs.items()}
+        ids = keras.InputSpec(shape=(None,), dtype="int32", name="item_ids")
+        archive = keras.export.ExportArchive()
+        archive.track(self)
+        for name, function, signature in (
+            ("serve", lambda x: self(x, training=False), inputs),
+            ("user_vectors", lambda x: self(x, training=False)[:, -1], inputs),
+            ("item_vectors", lambda x: self.item_tower(x, training=False), ids),
+        ):
+            archive.add_endpoint(name, function, [signature])
+        archive.write_out(filepath, **kwargs)
 
     def get_config(self):
         """Everything the constructor needs, so that a saved model can be loaded."""
-        serialize = keras.saving.serialize_keras_object
+        towers = {
+            name: keras.saving.serialize_keras_object(getattr(self, name))
+            for name in ("user_tower", "item_tower", "sampler")
+        }
+        for config in filter(None, towers.values()):
+            config.pop("build_config", None)  # towers are built by being called
         return {
             **super().get_config(),
-            "user_tower": serialize(self.user_tower),
-            "item_tower": serialize(self.item_tower),
+            **towers,
             "num_items": self.num_items,
-            "sampler": serialize(self.sampler),
-            "num_sampled": self.num_sampled,
             "log_q_correction": self.log_q_correction,
             "temperature": self.temperature,
             "exclude_seen": self.exclude_seen,
@@ -170,11 +386,24 @@ class TwoTower(keras.Model):
         return cls(**config)
 
 
-def _batches(inputs, targets, batch_size, shuffle):
+def _split_off(arrays, share):
+    """The first rows to train on, and the last `share` of them, as Keras splits arrays."""
+    rows = len(arrays[1])
+    first = int(rows * (1 - share))
+    if not 0 < first < rows:
+        raise ValueError(f"validation_split={share} leaves no rows on one side of {rows}.")
+    return (
+        keras.tree.map_structure(lambda array: None if array is None else array[part], arrays)
+        for part in (slice(None, first), slice(first, None))
+    )
+
+
+def _batches(arrays, batch_size, shuffle):
     """Batches of arrays as Keras makes them, but shuffled anew in each epoch, and not autotuned.
 
-    Keras shuffles by an operation within the pipeline. With a seed set, that operation starts from
-    the same state for each epoch, and so gives the same order.
+    Rows are gathered by numpy when they are needed, so the arrays are held once. Keras shuffles by
+    an operation within the pipeline; with a seed set, that operation starts from the same state for
+    each epoch, and so gives the same order.
 
     The thread that tunes an input pipeline sleeps longer and longer while an epoch lasts, and the
     end of the epoch may have to wait for it to wake up: an epoch can take twice its time, with
@@ -182,13 +411,41 @@ def _batches(inputs, targets, batch_size, shuffle):
     """
     import tensorflow as tf
 
-    arrays = tf.nest.map_structure(tf.convert_to_tensor, (inputs, targets))
-    rows = tf.data.Dataset.range(len(targets))
-    if shuffle:
-        rows = rows.shuffle(len(targets))
-    batches = rows.batch(batch_size).map(
-        lambda chosen: tf.nest.map_structure(lambda array: tf.gather(array, chosen), arrays)
+    x, y, weight = arrays
+    arrays = (x, y) if weight is None else (x, y, weight)
+    generator = np.random.default_rng(np.random.randint(1 << 31))  # follows set_random_seed
+
+    def epoch():
+        order = np.arange(len(y))
+        if shuffle:
+            generator.shuffle(order)
+        for start in range(0, len(y), batch_size):
+            rows = order[start : start + batch_size]
+            yield keras.tree.map_structure(lambda array: array[rows], arrays)
+
+    signature = keras.tree.map_structure(
+        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), arrays
     )
+    batches = tf.data.Dataset.from_generator(epoch, output_signature=signature)
+    steps = -(-len(y) // batch_size)
+    batches = batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
     options = tf.data.Options()
     options.autotune.enabled = False
-    return batches.prefetch(2).with_options(options)
+    return batches.with_options(options)
+
+
+def _num_replicas():
+    """Devices that a batch is shared out to by a strategy of TensorFlow, whose gradients add up."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _of_all_replicas(values):
+    if _num_replicas() == 1:
+        return values
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().all_gather(values, axis=0)
