@@ -28,6 +28,7 @@ class Tower(layers.Layer):
     """
 
     def get_config(self):
+        """The arguments of the constructor, as Keras can serialise them."""
         config = super().get_config()
         for name in self._arguments():
             config[name] = _plain(getattr(self, name))
@@ -54,8 +55,6 @@ class Tower(layers.Layer):
 def _plain(value):
     if isinstance(value, type):
         return {"registered_class": keras.saving.get_registered_name(value)}
-    if isinstance(value, layers.Layer):
-        return keras.saving.serialize_keras_object(value)
     if isinstance(value, dict):
         return dict(value)
     return list(value) if isinstance(value, (list, tuple)) else value
@@ -81,7 +80,7 @@ def not_padding(ids, dtype="float32"):
 
 
 def masked_mean(embeddings, ids):
-    """Mean of `embeddings` [..., n, k] over the places where `ids` [..., n] is not padding, or 0."""
+    """Mean of `embeddings` [..., n, k] where `ids` [..., n] is not padding; 0 if all is."""
     dtype = embeddings.dtype
     embeddings = at_least_float32(embeddings)
     mask = not_padding(ids, embeddings.dtype)[..., None]  # (..., n, 1)
@@ -192,6 +191,7 @@ class ItemFeatures(Tower):
         return {name: ops.take(table, item_ids, axis=0) for name, table in self.tables.items()}
 
     def get_config(self):
+        """Shapes alone: the codes are weights."""
         return {**layers.Layer.get_config(self), "shapes": dict(self.shapes)}
 
 

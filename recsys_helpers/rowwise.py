@@ -20,10 +20,9 @@ from recsys_helpers.layers import Tower, register
 class RowEmbedding(Tower):
     """An embedding table that is read row by row.
 
-    Give it to a tower as `table=RowEmbedding`. Its gradient is a `tf.IndexedSlices` of the rows that
-    were read. Train it with an optimizer of
-    this module: those of Keras either walk through the whole table or, worse, square the gradient
-    of each occurrence of a repeated id by itself.
+    Give it to a tower as `table=RowEmbedding`. Its gradient is a `tf.IndexedSlices` of the rows
+    that were read. Train it with an optimizer of this module: those of Keras either walk through
+    the whole table or, worse, square the gradient of each occurrence of a repeated id by itself.
 
     Args:
         rows: number of rows, padding included.
@@ -113,7 +112,7 @@ class _RowWise:
 
 @register
 class RowSGD(_RowWise, keras.optimizers.SGD):
-    """Gradient descent on the rows touched; equal to `keras.optimizers.SGD` on the dense gradient."""
+    """Gradient descent on the rows touched; equal to Keras's SGD on the dense gradient."""
 
     def update_rows(self, rows, gradient, variable, learning_rate):
         """Steps [m, dim] of the rows [m]."""

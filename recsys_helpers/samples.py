@@ -200,7 +200,8 @@ def training_samples(
         context: "rollback" puts the items *before* the target into the history; "held_out", for one
             position, those around it, later ones included (Covington et al. 2016, figure 5: b, a).
         seed: of the draw that `max_per_user` makes.
-        user_fields, search_field: see `Encoder`.
+        user_fields: see `Encoder`.
+        search_field: see `Encoder`.
 
     Raises:
         ValueError: on an unknown context, a size below one, or if nobody has two interactions.
@@ -331,13 +332,8 @@ def _blocks(rows: int):
 def _gather(items, at, offsets, start, end) -> np.ndarray:
     """`items[at + offset]`, 0 where that is not from `start` to `end`, zeros moved to the left.
 
-    Args:
-        items: of all users, one after the other.
-        at, start, end: [n].
-        offsets: [m], ascending.
-
-    Returns:
-        int32 [n, m].
+    `items` are those of all users, one after the other; `at`, `start` and `end` are rows of them
+    [n], `offsets` ascend [m]. The result is int32 [n, m].
     """
     found = np.empty((len(at), len(offsets)), np.int32)
     for rows in _blocks(len(at)):

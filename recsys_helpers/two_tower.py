@@ -7,6 +7,7 @@ work as for any other. A new retrieval model is a new user tower and nothing els
 from __future__ import annotations
 
 import inspect
+import random
 
 import keras
 import numpy as np
@@ -14,13 +15,12 @@ from keras import ops
 
 import recsys_helpers.towers  # noqa: F401  so that Keras knows the towers of a model it loads
 from recsys_helpers.layers import register
-from recsys_helpers.samples import check_inputs
 from recsys_helpers.sampled_softmax import (
     full_softmax_loss,
     sampled_softmax_loss,
     seen_before,
 )
-
+from recsys_helpers.samples import check_inputs
 
 if keras.backend.backend() == "tensorflow":
     import recsys_helpers.rowwise  # noqa: F401  its tables, too
@@ -169,12 +169,11 @@ class TwoTower(keras.Model):
         On TensorFlow, Keras's own `fit` repeats one order in all epochs once a seed has been set,
         so that the same examples share a batch, and each other's negatives, every time.
 
-        Args:
-            *args, **kwargs: those of `keras.Model.fit`. `y` is [n, T], `sample_weight` [n] or
-                [n, T]; there are no classes to weigh.
+        Arguments are those of `keras.Model.fit`. `y` is [n, T], `sample_weight` [n] or [n, T];
+        there are no classes to weigh.
 
         Raises:
-            ValueError: on arrays that do not fit each other or the towers, see `_checked`.
+            ValueError: on arrays that do not fit each other or the towers.
         """
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         if given.get("class_weight") is not None:
@@ -222,9 +221,7 @@ class TwoTower(keras.Model):
             weight = np.asarray(weight, "float32")
             rows["sample_weight"] = len(weight)
         if len(set(rows.values())) > 1 or not len(y):
-            raise ValueError(
-                f"expected equally many rows of all arrays, and some, received {rows}."
-            )
+            raise ValueError(f"expected equally many rows in all arrays, received {rows}.")
         if y.ndim != 2 or y.dtype.kind not in "iu":
             raise ValueError(
                 f"expected targets of item ids [n, T], received {y.dtype} of shape {y.shape}. One "
@@ -236,8 +233,8 @@ class TwoTower(keras.Model):
             row = int(np.argmax(outside.any(1) | gap))
             raise ValueError(
                 f"expected targets from 1 to {self.num_items}, with 0 for none on the left of a "
-                f"row only, received {y[row].tolist()} in row {row}. Do ids count from 0, or belong "
-                "to another numbering?"
+                f"row only, received {y[row].tolist()} in row {row}. Do ids count from 0, or "
+                "belong to another numbering?"
             )
         if weight is not None:
             if weight.shape not in ((len(y),), y.shape):
@@ -392,10 +389,11 @@ def _split_off(arrays, share):
     first = int(rows * (1 - share))
     if not 0 < first < rows:
         raise ValueError(f"validation_split={share} leaves no rows on one side of {rows}.")
-    return (
-        keras.tree.map_structure(lambda array: None if array is None else array[part], arrays)
-        for part in (slice(None, first), slice(first, None))
-    )
+    return _rows_of(arrays, slice(None, first)), _rows_of(arrays, slice(first, None))
+
+
+def _rows_of(arrays, rows):
+    return keras.tree.map_structure(lambda a: None if a is None else a[rows], arrays)
 
 
 def _batches(arrays, batch_size, shuffle):
@@ -413,15 +411,14 @@ def _batches(arrays, batch_size, shuffle):
 
     x, y, weight = arrays
     arrays = (x, y) if weight is None else (x, y, weight)
-    generator = np.random.default_rng(np.random.randint(1 << 31))  # follows set_random_seed
+    generator = np.random.default_rng(random.getrandbits(32))  # as set_random_seed says
 
     def epoch():
         order = np.arange(len(y))
         if shuffle:
             generator.shuffle(order)
         for start in range(0, len(y), batch_size):
-            rows = order[start : start + batch_size]
-            yield keras.tree.map_structure(lambda array: array[rows], arrays)
+            yield _rows_of(arrays, order[start : start + batch_size])
 
     signature = keras.tree.map_structure(
         lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), arrays
