@@ -23,6 +23,7 @@ import os
 import re
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -35,14 +36,7 @@ from common import alternate, in_fresh_process, report  # noqa: E402
 
 from recsys_helpers.datasets import load_dataset  # noqa: E402
 from recsys_helpers.sampled_softmax import PopularitySampler  # noqa: E402
-from recsys_helpers.samples import (  # noqa: E402
-    Samples,
-    item_features,
-    next_item_samples,
-    sequence_samples,
-    user_features,
-    vocabulary_sizes,
-)
+from recsys_helpers.samples import Samples, training_samples  # noqa: E402
 from recsys_helpers.splits import leave_last_out  # noqa: E402
 from recsys_helpers.towers import ItemEmbeddingTower, YouTubeDNNUserTower  # noqa: E402
 from recsys_helpers.two_tower import TwoTower  # noqa: E402
@@ -72,25 +66,20 @@ ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP
 DEEPMATCH = {"what": "DeepMatch 0.3.2, measured before", "examples_per_cpu_second": 22_000}
 
 
-def make_model(split, counts, age_scale, dim, negatives, exclude_seen=False, **choices):
+def make_model(samples, counts, age_scale, dim, negatives, exclude_seen=False, **choices):
     """A model with the towers of chapter 5, built."""
     keras.utils.set_random_seed(1)
-    sizes = vocabulary_sizes(user_features(split.dataset))
-    num_tokens = vocabulary_sizes(item_features(split.dataset))["genres"]
-    num_items = split.dataset.num_items
+    num_items = len(counts) - 1
     model = TwoTower(
-        YouTubeDNNUserTower(
-            sizes, num_items, num_tokens, dim, example_age_scale=age_scale, **choices
-        ),
+        YouTubeDNNUserTower(samples.sizes, dim, example_age_scale=age_scale, **choices),
         ItemEmbeddingTower(num_items, dim),
         num_items,
-        sampler=PopularitySampler(counts, alpha=0.5),
-        num_sampled=negatives,
+        sampler=PopularitySampler(counts, negatives, alpha=0.5),
         temperature=0.07,
         exclude_seen=exclude_seen,
         seed=1,
     )
-    model.build(None)
+    model.user_vectors({name: value[:1] for name, value in samples.inputs.items()})  # builds it
     return model
 
 
@@ -101,11 +90,12 @@ def products(model, positions: int) -> list[tuple[tuple, tuple]]:
     """Shapes of the matrix products of one step's forward pass, each a pair of operands."""
     history = model.user_tower.history
     rows = ROWS * POSITIONS // positions
-    kinds, steps = history.width // history.dim, history.length + positions - 1
+    kinds, steps = 1 + history.recency + history.last, history.length + positions - 1
+    dim = history.items.dim
     kernels = [tuple(layer.kernel.shape) for layer in model.user_tower.network.layers]
-    pooling = ((positions * kinds, steps), (rows, steps, history.dim))
+    pooling = ((positions * kinds, steps), (rows, steps, dim))
     network = [((rows * positions, kernel[0]), kernel) for kernel in kernels]
-    logits = ((rows * positions, history.dim), (history.dim, model.num_sampled))
+    logits = ((rows * positions, dim), (dim, model.sampler.num_sampled))
     return [pooling, *network, logits]
 
 
@@ -149,7 +139,7 @@ def some_steps(samples: Samples, batch_size: int, steps: int) -> Samples:
     """Whole batches, drawn without replacement."""
     chosen = np.random.default_rng(1).permutation(len(samples))[: steps * batch_size]
     inputs = {name: value[chosen] for name, value in samples.inputs.items()}
-    return Samples(inputs, samples.targets[chosen])
+    return replace(samples, inputs=inputs, targets=samples.targets[chosen])
 
 
 def fit_seconds(model, samples: Samples, batch_size: int, cpu_seconds: list):
@@ -213,14 +203,14 @@ def kind(event: str) -> str | None:
 def workshop(name: str, steps: int | None):
     """A function that makes (model, samples, products of a step), and the number of examples."""
     split = leave_last_out(load_dataset(name, verbose=False))
-    windows, sequences = next_item_samples(split), sequence_samples(split, positions=POSITIONS)
-    counts = np.bincount(windows.targets, minlength=split.dataset.num_items + 1)
+    windows, sequences = training_samples(split), training_samples(split, positions=POSITIONS)
+    counts = np.bincount(windows.targets[:, 0], minlength=split.dataset.num_items + 1)
     age = windows.inputs["example_age"].mean() if split.dataset.has_timestamps else None
 
     def make(size: str, form: str):
         positions, batch_size = FORMS[form]["positions"], FORMS[form]["batch_size"]
         samples = windows if positions == 1 else sequences
-        model = make_model(split, counts, age, **MODELS[size])
+        model = make_model(samples, counts, age, **MODELS[size])
         model.compile(
             keras.optimizers.Adam(1e-3), steps_per_execution=FORMS[form].get("steps_in_call", 1)
         )

@@ -21,12 +21,7 @@ import numpy as np  # noqa: E402
 from common import report  # noqa: E402
 
 from recsys_helpers.datasets import load_dataset  # noqa: E402
-from recsys_helpers.samples import (  # noqa: E402
-    item_features,
-    sequence_samples,
-    user_features,
-    vocabulary_sizes,
-)
+from recsys_helpers.samples import training_samples  # noqa: E402
 from recsys_helpers.splits import leave_last_out  # noqa: E402
 from recsys_helpers.towers import ItemEmbeddingTower, YouTubeDNNUserTower  # noqa: E402
 from recsys_helpers.two_tower import TwoTower  # noqa: E402
@@ -38,12 +33,8 @@ TIMES = (3, 4, 5, 6, 8)  # how often an epoch goes through the examples
 def main():
     keras.utils.set_random_seed(1)
     split = leave_last_out(load_dataset("ml-100k"))
-    samples, items = sequence_samples(split, positions=16), split.dataset.num_items
-    sizes = vocabulary_sizes(user_features(split.dataset))
-    tokens = vocabulary_sizes(item_features(split.dataset))["genres"]
-    model = TwoTower(
-        YouTubeDNNUserTower(sizes, items, tokens, DIM), ItemEmbeddingTower(items, DIM), items
-    )
+    samples, items = training_samples(split, positions=16), split.dataset.num_items
+    model = TwoTower(YouTubeDNNUserTower(samples.sizes, DIM), ItemEmbeddingTower(items, DIM), items)
     model.compile(optimizer=keras.optimizers.Adam(1e-3))
     contenders = {"keras.Model.fit": keras.Model.fit, "TwoTower.fit": TwoTower.fit}
     rows = []

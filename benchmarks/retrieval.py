@@ -236,24 +236,22 @@ def train():
     """Item and user vectors of chapter 5's model, after a few epochs."""
     import keras
 
-    from recsys_helpers import samples
     from recsys_helpers.datasets import load_dataset
+    from recsys_helpers.samples import training_samples
     from recsys_helpers.splits import leave_last_out
     from recsys_helpers.towers import ItemEmbeddingTower, YouTubeDNNUserTower
     from recsys_helpers.two_tower import TwoTower
 
     keras.utils.set_random_seed(SEED)
     split = leave_last_out(load_dataset("ml-100k"))
-    rows, items = samples.sequence_samples(split, positions=16), split.dataset.num_items
-    age = samples.next_item_samples(split).inputs["example_age"]
-    sizes = samples.vocabulary_sizes(samples.user_features(split.dataset))
-    tokens = samples.vocabulary_sizes(samples.item_features(split.dataset))["genres"]
+    rows, items = training_samples(split, positions=16), split.dataset.num_items
+    age = rows.inputs["example_age"][rows.targets > 0]
     settings = {"dropout": 0.5, "example_age_scale": float(age.mean())}
-    user_tower = YouTubeDNNUserTower(sizes, items, tokens, DIM, **settings)
+    user_tower = YouTubeDNNUserTower(rows.sizes, DIM, **settings)
     model = TwoTower(user_tower, ItemEmbeddingTower(items, DIM), items, temperature=0.15, seed=SEED)
     model.compile(optimizer=keras.optimizers.Adam(1e-3))
     model.fit(rows.inputs, rows.targets, batch_size=32, epochs=EPOCHS, verbose=0)
-    return model.item_vectors(), model.user_vectors(samples.serving_inputs(split, "test"))
+    return model.item_vectors(), model.user_vectors(rows.serving_inputs("test"))
 
 
 def make_vectors(kind, n, trained):

@@ -30,7 +30,7 @@ from common import alternate, in_fresh_process, report  # noqa: E402
 
 from recsys_helpers.rowwise import RowEmbedding  # noqa: E402
 from recsys_helpers.sampled_softmax import (  # noqa: E402
-    LogUniformSampler,
+    PopularitySampler,
     sampled_softmax_loss,
 )
 
@@ -63,13 +63,15 @@ def contenders(classes: int) -> dict:
     table = RowEmbedding(classes + 1, DIM, stddev=1 / 8)
     users = tf.constant(rng.normal(size=(BATCH, DIM)).astype("float32"))
     targets = tf.constant(rng.integers(1, classes + 1, BATCH).astype("int32"))
-    sampler, seeds = LogUniformSampler(classes), keras.random.SeedGenerator(1)
+    # Log-uniform: the class of rank r has log(1 + 1 / r), as in tf.nn.sampled_softmax_loss.
+    weights = np.r_[0, np.log1p(1 / np.arange(1, classes + 1))]
+    sampler, seeds = PopularitySampler(weights, NEGATIVES, 1.0), keras.random.SeedGenerator(1)
 
     def full(users, targets):
         return full_softmax_loss(users, table.embeddings.value, targets)
 
     def sampled(users, targets):
-        ids, log_expected_count = sampler.sample(NEGATIVES, seeds)
+        ids, log_expected_count = sampler.sample(seeds)
         return sampled_softmax_loss(
             users, table(targets), table(ids), targets, ids, log_expected_count
         )

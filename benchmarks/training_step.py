@@ -3,9 +3,10 @@
     python benchmarks/training_step.py              everything (five minutes, over 12 GB)
     python benchmarks/training_step.py 10000 100000 these catalogue sizes only
 
-The model is the smallest two-tower there is: one table, the user tower reads the row of the item
-watched last, the item tower that of a candidate; sampled softmax with 1,024 negatives, 1,024
-examples a step, 64 dimensions, through ordinary `compile` and `fit`.
+The first model is the smallest two-tower there is: one table, the user tower reads the row of the
+item watched last, the item tower that of a candidate; sampled softmax with 1,024 negatives, 1,024
+examples a step, 64 dimensions, through ordinary `compile` and `fit`. The others are the book's own
+YouTubeDNN and DSSM, with tables of rows and histories of 50 items, 256 examples a step.
 
 Rows of a large table lie far apart, so finding them costs, too: memory comes in pages, and the
 processor remembers where some thousands of them are. All contenders run with large pages, which
@@ -25,8 +26,15 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from common import alternate, in_fresh_process, peak_memory, report  # noqa: E402
 
+from recsys_helpers.layers import ItemFeatures  # noqa: E402
 from recsys_helpers.rowwise import RowAdagrad, RowAdam, RowEmbedding, RowSGD  # noqa: E402
 from recsys_helpers.sampled_softmax import UniformSampler  # noqa: E402
+from recsys_helpers.towers import (  # noqa: E402
+    DSSMItemTower,
+    DSSMUserTower,
+    ItemEmbeddingTower,
+    YouTubeDNNUserTower,
+)
 from recsys_helpers.two_tower import TwoTower  # noqa: E402
 
 SIZES = (10_000, 100_000, 1_000_000, 5_000_000)
@@ -38,6 +46,8 @@ OPTIMIZERS = {
     "Adam": (keras.optimizers.Adam, RowAdam),
 }
 LAYERS = ("stock", "row-wise")
+TOWERS = ("YouTubeDNN", "DSSM")
+TOWER_BATCH, HISTORY, PEOPLE = 256, 50, 100_000
 
 
 class StepSeconds(keras.callbacks.Callback):
@@ -57,16 +67,47 @@ def contender(items: int, layer: str, optimizer: str):
     """A function that trains for some steps and returns the median seconds of one."""
     row_wise = layer == "row-wise"
     table = (RowEmbedding if row_wise else keras.layers.Embedding)(items + 1, DIM)
-    table.build(None)
-    model = TwoTower(table, table, items, UniformSampler(items), NEGATIVES, temperature=1.0, seed=1)
-    model.compile(optimizer=OPTIMIZERS[optimizer][row_wise](1e-3))
     rng = np.random.default_rng(1)
     steps = 20 if row_wise or items <= 100_000 else 3
-    last, following = rng.integers(1, items + 1, (2, steps * BATCH)).astype("int32")
+    last, following = rng.integers(1, items + 1, (2, steps * BATCH, 1)).astype("int32")
+    return stepper(items, table, table, OPTIMIZERS[optimizer][row_wise], last, following, BATCH)
+
+
+def tower_contender(items: int, name: str):
+    """The same for the book's own towers, with tables of rows and Adam."""
+    rng = np.random.default_rng(1)
+    sizes = {"user_id": PEOPLE + 1, "gender": 3, "age": 8, "occupation": 22}
+    sizes |= {"history": items + 1, "search": 20, "history_length": HISTORY}
+    if name == "DSSM":
+        features = {
+            "genres": rng.integers(0, 20, (items + 1, 3)).astype("int32"),
+            "year": rng.integers(0, 20, items + 1).astype("int32"),
+        }
+        user = DSSMUserTower(sizes, DIM, table=RowEmbedding)
+        item = DSSMItemTower(ItemFeatures(features), DIM, table=RowEmbedding)
+    else:
+        user = YouTubeDNNUserTower(sizes, DIM, table=RowEmbedding)
+        item = ItemEmbeddingTower(items, DIM, table=RowEmbedding)
+    rows = 20 * TOWER_BATCH
+    inputs = {name: rng.integers(0, sizes[name], rows).astype("int32") for name in [*sizes][:4]}
+    inputs["history"] = rng.integers(1, items + 1, (rows, HISTORY)).astype("int32")
+    inputs["search"] = rng.integers(0, 20, (rows, 1, 9)).astype("int8")
+    inputs["example_age"] = np.zeros((rows, 1), "float32")
+    targets = rng.integers(1, items + 1, (rows, 1)).astype("int32")
+    return stepper(items, user, item, RowAdam, inputs, targets, TOWER_BATCH)
+
+
+def stepper(items, user_tower, item_tower, optimizer, inputs, targets, batch_size):
+    """A function that trains for some steps and returns the median seconds of one."""
+    sampler = UniformSampler(items, NEGATIVES)
+    model = TwoTower(user_tower, item_tower, items, sampler, temperature=1.0, seed=1)
+    model.compile(optimizer=optimizer(1e-3))
     clock = StepSeconds()
 
     def measure():
-        model.fit(last, following, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[clock])
+        model.fit(
+            inputs, targets, batch_size=batch_size, shuffle=False, verbose=0, callbacks=[clock]
+        )
         return np.median(clock.seconds[1:])
 
     return measure
@@ -82,6 +123,11 @@ def compare(sizes: list[int], optimizer: str, layers: tuple = LAYERS) -> dict:
         (items, layer): contender(items, layer, optimizer) for items in sizes for layer in layers
     }
     return alternate(contenders, ROUNDS)
+
+
+def compare_towers(sizes: list[int], name: str) -> dict:
+    """The same for one of the book's towers, items -> seconds."""
+    return alternate({items: tower_contender(items, name) for items in sizes}, ROUNDS)
 
 
 def main():
@@ -103,6 +149,15 @@ def main():
             )
             print(rows[-1], flush=True)
     report("training_step", rows)
+
+    rows = []
+    for name in TOWERS:
+        medians = in_fresh_process(compare_towers, sizes, name)
+        for items, seconds in medians.items():
+            row = {"items": items, "towers": name, "ms_per_step": 1000 * seconds}
+            rows.append(row | {"times_smallest": seconds / medians[sizes[0]]})
+            print(rows[-1], flush=True)
+    report("training_step_towers", rows)
 
     del os.environ["GLIBC_TUNABLES"]
     ends, rows = [sizes[0], sizes[-1]], []
