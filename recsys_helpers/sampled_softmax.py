@@ -248,10 +248,10 @@ def full_softmax_loss(user_vectors, item_vectors, targets, temperature=1.0, left
     user_vectors, item_vectors = at_least_float32(user_vectors), at_least_float32(item_vectors)
     logits = ops.matmul(user_vectors / temperature, ops.transpose(item_vectors[1:]))  # (b, n)
     targets = ops.cast(targets, "int32")
-    columns = ops.expand_dims(ops.maximum(targets, 1) - 1, 1)
-    positive = ops.squeeze(ops.take_along_axis(logits, columns, axis=1), 1)
+    # A product of its own, d numbers a row: the gradient of a column of the logits would be n.
+    positive = ops.sum(user_vectors / temperature * ops.take(item_vectors, targets, axis=0), 1)
     if left_out is not None:
-        own = columns == ops.arange(ops.shape(logits)[1], dtype="int32")
+        own = targets[:, None] == ops.arange(1, ops.shape(logits)[1] + 1, dtype="int32")
         logits = _leave_out(ops.logical_and(left_out, ops.logical_not(own)), logits)
     return ops.where(targets > 0, ops.logsumexp(logits, axis=1) - positive, 0.0)
 
