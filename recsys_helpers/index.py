@@ -49,15 +49,11 @@ class _Index:
             ValueError: on an empty catalogue, shapes that do not fit, NaN, infinity, repeated ids.
         """
         vectors, ids = np.asarray(vectors), np.asarray(ids)
-        if vectors.ndim != 2 or not vectors.size:
+        fits = vectors.ndim == 2 and vectors.size and ids.shape == vectors.shape[:1]
+        if not fits or ids.dtype.kind not in "iu":
             raise ValueError(
-                "expected vectors of shape [n, d] with at least one item and one dimension, "
-                f"received shape {vectors.shape}."
-            )
-        if ids.shape != vectors.shape[:1] or ids.dtype.kind not in "iu":
-            raise ValueError(
-                f"expected {len(vectors)} integer ids, one per vector, received "
-                f"{ids.dtype} ids of shape {ids.shape}."
+                "expected vectors of shape [n, d] with at least one item and one dimension, and n "
+                f"integer ids, received shape {vectors.shape} and {ids.dtype} ids of {ids.shape}."
             )
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and reported
             vectors = np.array(vectors, np.float32, order="C")  # a copy: later changes stay outside
@@ -65,17 +61,14 @@ class _Index:
         if bad.any():
             row = int(bad.argmax())
             raise ValueError(
-                f"{int(bad.sum())} of {len(vectors)} vectors have entries that are NaN, infinite "
-                f"or too large for float32, the first in row {row} (id {ids[row]}). Has the "
-                "training diverged?"
+                f"{bad.sum()} of {len(vectors)} vectors have entries that are NaN, infinite or too "
+                f"large for float32, first row {row} (id {ids[row]}). Has the training diverged?"
             )
         ids = ids.astype(np.int64)
         values, occurrences = np.unique(ids, return_counts=True)
-        if len(values) < len(ids):
-            raise ValueError(
-                f"ids must be distinct, but {values[occurrences.argmax()]} occurs "
-                f"{occurrences.max()} times."
-            )
+        if (often := occurrences.max()) > 1:
+            id = values[occurrences.argmax()]
+            raise ValueError(f"ids must be distinct, but {id} occurs {often} times.")
         lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
         if self.metric == "cosine":
             vectors = (vectors / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
@@ -102,24 +95,25 @@ class _Index:
             ValueError: on a wrong dimension, NaN or infinity, or if fewer than k items are left.
         """
         if self.ids is None:
-            raise ValueError("the index is empty: call build(vectors, ids) or load(path) first.")
+            raise ValueError("the index is empty: build or load it first.")
         queries = np.asarray(vectors, np.float64)
         if queries.ndim not in (1, 2) or queries.shape[-1] != self.dimension:
             raise ValueError(
-                f"expected query vectors of shape [{self.dimension}] or [b, {self.dimension}], "
-                f"received shape {queries.shape}."
+                f"expected queries of shape [{self.dimension}] or [b, {self.dimension}], received "
+                f"shape {queries.shape}."
             )
         if not 1 <= k <= len(self.ids):
             raise ValueError(f"k must be from 1 to the number of items, {len(self)}, received {k}.")
         one = queries.ndim == 1
         if one:
-            queries, exclude = queries[None], None if exclude is None else [exclude]
-        exclude = [()] * len(queries) if exclude is None else list(exclude)
-        if len(exclude) != len(queries) or any(map(np.isscalar, exclude)):
-            raise ValueError(
-                f"for a batch of {len(queries)} queries, exclude must hold {len(queries)} lists of "
-                f"ids, one for each row; received {len(exclude)} entries."
-            )
+            queries, exclude = queries[None], [() if exclude is None else exclude]
+        else:
+            exclude = [()] * len(queries) if exclude is None else list(exclude)
+            if len(exclude) != len(queries) or any(map(np.isscalar, exclude)):
+                raise ValueError(
+                    f"exclude must hold {len(queries)} lists of ids, one for each row; received "
+                    f"{len(exclude)} entries."
+                )
         ids = np.empty((len(queries), k), np.int64)
         scores = np.empty((len(queries), k), np.float32)
         self._search(queries, exclude, ids, scores)
@@ -130,8 +124,8 @@ class _Index:
 
         Files get new names with every save, and `metadata.json`, which names them, is replaced
         last: whoever loads gets the old index or the new one, never a mix. Then the old files are
-        deleted; processes that have mapped them keep them. (Of two saves at the very same moment
-        the later one counts, and files of the other may stay behind.)
+        deleted; processes that have mapped them keep them. (Of two saves at the very same moment,
+        files of the earlier one may stay behind.)
         """
         if self.ids is None:
             raise ValueError("the index is empty: build it before saving.")
@@ -140,9 +134,9 @@ class _Index:
         metadata = {"index": type(self).__name__, "longest": self._longest, "files": {}}
         metadata |= {name: getattr(self, name) for name in self._parameters}
         try:
-            for name, write in self._writers().items():
+            for name, write in self._writers.items():
                 file = folder / name.replace(".", f"-{token}.")
-                write(str(file))
+                write(self, str(file))
                 metadata["files"][name] = _seal(file)
             new = folder / f"metadata-{token}.json"
             new.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
@@ -167,10 +161,8 @@ class _Index:
                 tell), or the index is of another kind.
         """
         folder, metadata = Path(path), _metadata(Path(path))
-        if metadata["index"] != cls.__name__:
-            raise ValueError(
-                f"{folder} holds an {metadata['index']}, expected {cls.__name__}: use that class."
-            )
+        if (kind := metadata["index"]) != cls.__name__:
+            raise ValueError(f"{folder} holds an {kind}, expected {cls.__name__}: use that class.")
         index = cls(**{name: metadata[name] for name in cls._parameters})
         paths = {name: folder / file["name"] for name, file in metadata["files"].items()}
         try:
@@ -212,12 +204,10 @@ class _Index:
         """What queries need besides the vectors; the forest from a file where one was saved."""
         self._by_id = np.argsort(self.ids)
 
-    def _writers(self) -> dict:
-        """What is saved: file name -> function that writes it to a path."""
-        return {
-            "ids.npy": lambda path: np.save(path, self.ids),
-            "vectors.npy": lambda path: np.save(path, self.vectors),
-        }
+    _writers = {  # what is saved: file name -> function that writes it to a path
+        "ids.npy": lambda self, path: np.save(path, self.ids),
+        "vectors.npy": lambda self, path: np.save(path, self.vectors),
+    }
 
     def _rows(self, ids) -> np.ndarray:
         """Distinct rows of those ids that the catalogue has."""
@@ -285,6 +275,7 @@ class AnnoyIndex(_Index):
     """
 
     _parameters = ("metric", "n_trees", "search_k", "seed")
+    _writers = _Index._writers | {"forest.ann": lambda self, path: self._forest.save(path)}
 
     def __init__(
         self, metric: str = "dot", n_trees: int = 50, search_k: int | None = None, seed: int = 0
@@ -317,39 +308,34 @@ class AnnoyIndex(_Index):
         missing = 1 - np.einsum("nd,nd->n", vectors, vectors)
         return np.column_stack([vectors, np.sqrt(np.maximum(missing, 0))])
 
-    def _writers(self) -> dict:
-        return super()._writers() | {"forest.ann": self._forest.save}
-
     def _search(self, queries, exclude, ids, scores):
-        for row, query in enumerate(queries):
-            ids[row], scores[row] = self._search_one(query, exclude[row], ids.shape[1])
-
-    def _search_one(self, query, exclude, k):
         # Called for every request, so each line's microseconds are counted. Annoy reads lists of
         # floats faster than arrays, and squares in float32: only long or short queries are scaled.
-        if self.metric == "cosine":
-            query = self._direction(query)
-            asked = query.tolist()
-        else:
-            safe = 1e-20 < query.dot(query) < 1e20
-            asked = (query if safe else self._direction(query)).tolist()
-            asked.append(0.0)
-        excluded = set(map(int, exclude))
-        wanted = k + len(excluded)
-        if wanted > len(self):
-            self._check_left(k, self._rows(excluded))
-            wanted = len(self)
-        search_k = self.search_k or self.n_trees * wanted
-        while True:
-            rows = self._forest.get_nns_by_vector(asked, wanted, search_k)
-            if excluded:
-                ids = self.ids.take(rows).tolist()
-                rows = [row for row, id in zip(rows, ids, strict=True) if id not in excluded]
-            if len(rows) >= k:
-                return self._ranked(np.array(sorted(rows[:k])), query, k)
-            if search_k > self.n_trees * len(self):
-                raise RuntimeError("Annoy does not return all items of its index; is it damaged?")
-            search_k *= 2  # the candidates were too few, or too often excluded
+        k = ids.shape[1]
+        for row, query in enumerate(queries):
+            if self.metric == "cosine":
+                query = self._direction(query)
+                asked = query.tolist()
+            else:
+                safe = 1e-20 < query.dot(query) < 1e20
+                asked = [*(query if safe else self._direction(query)).tolist(), 0.0]
+            excluded = set(map(int, exclude[row]))
+            wanted = k + len(excluded)
+            if wanted > len(self):
+                self._check_left(k, self._rows(excluded))
+                wanted = len(self)
+            search_k = self.search_k or self.n_trees * wanted
+            while True:
+                found = self._forest.get_nns_by_vector(asked, wanted, search_k)
+                if excluded:
+                    named = zip(found, self.ids.take(found).tolist(), strict=True)
+                    found = [place for place, id in named if id not in excluded]
+                if len(found) >= k:
+                    break
+                if search_k > self.n_trees * len(self):
+                    raise RuntimeError("Annoy does not return all its items; is it damaged?")
+                search_k *= 2  # the candidates were too few, or too often excluded
+            ids[row], scores[row] = self._ranked(np.array(sorted(found[:k])), query, k)
 
 
 def recommend(
@@ -363,28 +349,25 @@ def recommend(
         known: interactions (`user_id`, `item_id`, in any order) that are not recommended, such as
             `split.seen("test")`; whoever has none may be shown everything.
         k: how many items.
-        users: [u] whose vectors these are. None: everybody's, users 1 to u, and u must be the last
-            user in `known`, unless that is empty.
+        users: [u] whose vectors these are. None: users 1 to u, the last one in `known`.
 
     Raises:
         ValueError: naming the user, if vectors and users do not fit, ids are no integers from 1, a
             vector is not finite, or fewer than k items are left.
     """
-    known = known.sort_values("user_id", kind="stable")
-    owners, items = known["user_id"].to_numpy(), known["item_id"].to_numpy()
-    if len(known) and (owners.dtype.kind not in "iu" or items.dtype.kind not in "iu"):
-        raise ValueError(f"known must hold integers, received {owners.dtype} and {items.dtype}.")
+    items, rows = known["item_id"].to_numpy(), known.groupby("user_id").indices
+    if rows and not {known[name].dtype.kind for name in ("user_id", "item_id")} <= set("iu"):
+        raise ValueError(f"known must hold integers, received {known.dtypes.to_dict()}.")
     count = len(user_vectors)
-    if users is None and len(known) and (owners[0] < 1 or owners[-1] != count):
+    if users is None and rows and (min(rows) < 1 or max(rows) != count):
         raise ValueError(
             f"expected one vector for each user, received {count} vectors, and in known users "
-            f"{owners[0]} to {owners[-1]}. Say with `users` whose vectors these are."
+            f"{min(rows)} to {max(rows)}. Say with `users` whose vectors these are."
         )
     users = np.arange(1, count + 1) if users is None else np.asarray(users)
     if users.shape != (count,) or (count and (users.dtype.kind not in "iu" or users.min() < 1)):
         raise ValueError(f"users must be {count} ids from 1, one per vector, received {users}.")
-    starts, ends = np.searchsorted(owners, users), np.searchsorted(owners, users, "right")
-    exclude = [items[start:end] for start, end in zip(starts, ends, strict=True)]
+    exclude = [items[rows[user]] if user in rows else () for user in users.tolist()]
     try:
         return index.query(user_vectors, k, exclude)[0]
     except ValueError:  # whose fault is it?

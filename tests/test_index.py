@@ -353,7 +353,7 @@ def test_recommending_names_the_user_who_does_not_fit(kind):
     for users in ([1, 2], [0, 1, 2], [1.0, 2.0, 3.0], [[1, 2, 3]]):
         with pytest.raises(ValueError, match="users must be 3 ids from 1"):
             recommend(index, asked, known, k=3, users=users)
-    with pytest.raises(ValueError, match="integers, received int64 and float64"):
+    with pytest.raises(ValueError, match="integers, received .*float64"):
         recommend(index, asked, known.astype({"item_id": float}), k=3)
 
 
@@ -388,10 +388,10 @@ def test_later_changes_of_the_arrays_do_not_reach_the_index(kind):
     ("vectors", "ids", "message"),
     [
         (np.empty((0, 4)), np.empty(0, int), r"at least one item.*received shape \(0, 4\)"),
-        (np.ones((3, 0)), np.arange(3), r"one dimension, received shape \(3, 0\)"),
+        (np.ones((3, 0)), np.arange(3), r"one dimension.*received shape \(3, 0\)"),
         (np.ones(3), np.arange(3), r"received shape \(3,\)"),
-        (np.ones((3, 2)), np.arange(4), r"expected 3 integer ids.*shape \(4,\)"),
-        (np.ones((3, 2)), np.arange(3.0), "received float64 ids"),
+        (np.ones((3, 2)), np.arange(4), r"integer ids.*shape \(3, 2\) and int64 ids of \(4,\)"),
+        (np.ones((3, 2)), np.arange(3.0), "received .* float64 ids"),
         (np.ones((3, 2)), ["a", "b", "c"], "integer ids"),
         (np.ones((3, 2)), [5, 6, 5], "distinct, but 5 occurs 2 times"),
         ([[0, 1], [2, np.nan], [3, 4]], [7, 8, 9], r"NaN.*row 1 \(id 8\)"),
@@ -572,7 +572,7 @@ def test_loading_never_fails_while_somebody_saves(tmp_path):
     vectors, ids = catalogue(n=50, d=4)
     save_in_turn(tmp_path, 1)
     expected = ExactIndex().build(vectors, ids).query(vectors[0], 50)[0]
-    saver = threading.Thread(target=save_in_turn, args=(tmp_path, 150))
+    saver = threading.Thread(target=save_in_turn, args=(tmp_path, 60))
     saver.start()
     while saver.is_alive():
         found, _ = AnnoyIndex.load(tmp_path).query(vectors[0], 50)
