@@ -16,12 +16,7 @@ import pandas as pd
 from recsys_helpers.splits import Split
 
 KS = (5, 10, 50)
-# At larger k only the hit rate is of interest: is the target among what a later stage would rank?
-METRICS = tuple(
-    [f"hit_rate@{k}" for k in (*KS, 100, 200, 500)]
-    + [f"{name}@{k}" for name in ("ndcg", "precision") for k in KS]
-    + ["mrr"]
-)
+WIDE_KS = (100, 200, 500)  # for the hit rate: is the target among what a later stage would rank?
 BLOCK_BYTES = 1 << 24  # of scores: large enough for a quick matrix product, small enough for caches
 
 
@@ -147,20 +142,28 @@ def user_values(ranks: np.ndarray, metric: str) -> np.ndarray:
     return hit / int(k) if name == "precision" else hit
 
 
-def metrics_from_ranks(ranks: np.ndarray) -> dict[str, float]:
-    """Means over the users of all `METRICS`, such as `ndcg@10`."""
-    return {name: float(user_values(ranks, name).mean()) for name in METRICS}
+def metric_names(ks: tuple[int, ...] | None = None) -> list[str]:
+    """Hit rate, NDCG and precision at each k, and MRR; None: at KS, and hit rates at WIDE_KS."""
+    names = [f"{name}@{k}" for name in ("hit_rate", "ndcg", "precision") for k in ks or KS] + [
+        "mrr"
+    ]
+    return names if ks else names + [f"hit_rate@{k}" for k in WIDE_KS]
+
+
+def metrics_from_ranks(ranks: np.ndarray, ks: tuple[int, ...] | None = None) -> dict[str, float]:
+    """Means over the users of all metrics, see `metric_names`."""
+    return {name: float(user_values(ranks, name).mean()) for name in metric_names(ks)}
 
 
 def evaluate(ranks: np.ndarray) -> pd.DataFrame:
-    """All `METRICS` with their intervals.
+    """All metrics with their intervals.
 
     Returns:
         One row per metric; columns `mean`, `low` and `high`, the 95% bootstrap interval.
     """
-    values = {name: user_values(ranks, name) for name in METRICS}
+    values = {name: user_values(ranks, name) for name in metric_names()}
     rows = [(v.mean(), *bootstrap_interval(v)) for v in values.values()]
-    return pd.DataFrame(rows, index=list(METRICS), columns=["mean", "low", "high"])
+    return pd.DataFrame(rows, index=list(values), columns=["mean", "low", "high"])
 
 
 class Difference(NamedTuple):
@@ -210,10 +213,9 @@ def recall(found, best) -> float:
     Raises:
         ValueError: if there are no queries, or not as many in both.
     """
-    if len(found) != len(best) or not len(best):
+    if not 0 < len(found) == len(best):
         raise ValueError(
-            "expected as many lists found as exact ones, and at least one, received "
-            f"{len(found)} and {len(best)}."
+            f"expected as many lists found as exact ones, received {len(found)} and {len(best)}."
         )
     return float(np.mean([np.isin(b, f).mean() for f, b in zip(found, best, strict=True)]))
 
@@ -245,10 +247,9 @@ def recommendation_metrics(
             "expected recommendations of shape [u, k] and one target for each row, received shapes "
             f"{recommended.shape} and {targets.shape}."
         )
-    _check_items(
-        recommended, len(counts) - 1, "recommended items", np.arange(len(targets))[:, None]
-    )
-    _check_items(targets, len(counts) - 1, "target", np.arange(len(targets)))
+    rows = np.arange(len(targets))
+    _check_items(recommended, len(counts) - 1, "recommended items", rows)
+    _check_items(targets, len(counts) - 1, "target", rows)
     ordered = np.sort(recommended, axis=1)
     twice = ordered[:, 1:] == ordered[:, :-1]  # [u, k - 1]
     if twice.any():
@@ -372,14 +373,14 @@ def _ranks(block, targets, seen, block_size) -> np.ndarray:
 
 
 def _check_items(items: np.ndarray, num_items: int, what: str, rows: np.ndarray) -> None:
-    """Ids of items, of any shape; `rows` says which row (user - 1) each belongs to."""
+    """Ids of items [m] or [m, k]; `rows` [m] says which row, user - 1, each belongs to."""
     if not items.size:
         return
     if items.dtype.kind not in "iu":
         raise ValueError(f"{what}: expected integer ids, received {items.dtype}.")
     wrong = (items < 1) | (items > num_items)
     if wrong.any():
-        user = np.broadcast_to(rows, items.shape)[wrong][0] + 1
+        user = rows[np.nonzero(wrong)[0][0]] + 1
         raise ValueError(
             f"{what} of user {user}: expected item ids from 1 to {num_items}, received "
             f"{items[wrong][0]}. Is it padding (0), or does it count from 0, or is it of another "

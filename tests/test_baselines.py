@@ -257,7 +257,8 @@ def test_where_people_come_back_everything_competes(monkeypatch):
     np.testing.assert_array_equal(ranks_from_baseline(split, model), expected)
 
 
-def test_recommending_never_shows_what_was_seen():
+def test_recommending_never_shows_what_was_seen(monkeypatch):
+    monkeypatch.setattr(baselines, "BLOCK_USERS", 7)
     split = random_split(num_users=300, num_items=12)
     seen = split.known("test").groupby("user_id").size()
     fewest = 12 - seen.max()

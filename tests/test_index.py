@@ -85,6 +85,10 @@ def test_equal_scores_come_in_the_order_of_build(kind):
         k = len(copies) if kind is AnnoyIndex else 12
         found, scores = index.query(query, k)
         assert found.tolist() == copies[:k].tolist() and len(set(scores.tolist())) == 1
+        scores = (vectors @ query).astype(np.float32)
+        assert (
+            index.query(query, 300)[0].tolist() == ids[np.argsort(-scores, kind="stable")].tolist()
+        )
         in_batch, _ = index.query(np.tile(query, (70, 1)), k)  # another kernel of the product
         assert (in_batch == copies[:k]).all()
 
@@ -464,6 +468,7 @@ def test_round_trip(kind, metric, tmp_path):
         np.testing.assert_array_equal(before[0], after[0])
         np.testing.assert_array_equal(before[1], after[1])
     assert len(loaded) == 400 and loaded.dimension == 8 and loaded.metric == metric
+    assert isinstance(loaded.vectors.base, np.memmap)  # processes share it
     for name, value in options.items():
         assert getattr(loaded, name) == value
     loaded.save(tmp_path / "again")
@@ -543,8 +548,13 @@ def test_both_ends_of_large_files_are_looked_at(tmp_path):
     ExactIndex().build(generator.normal(size=(5000, 16)), np.arange(5000)).save(tmp_path)
     (path,) = tmp_path.glob("vectors-*")
     content = path.read_bytes()
-    for place in (200, len(content) - 200):
-        path.write_bytes(content[:place] + b"!" + content[place + 1 :])
+    middle = slice(len(content) // 2, len(content) // 2 + 640)
+    for damaged in (
+        content[:200] + b"!" + content[201:],
+        content[:-200] + b"!" + content[-199:],
+        content[: middle.start] + content[middle.stop :],
+    ):
+        path.write_bytes(damaged)
         with pytest.raises(ValueError, match="not what was saved"):
             ExactIndex.load(tmp_path)
 
