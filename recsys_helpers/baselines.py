@@ -10,10 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
+from scipy import linalg, sparse
 
-from recsys_helpers.metrics import ranks_from_scores
+from recsys_helpers.metrics import items_by_user, ranks_from_scores
 from recsys_helpers.splits import Split
+
+LARGEST = 4 << 30  # bytes of a dense matrix; fitting takes two to three times as much
+BLOCK_BYTES = 1 << 26  # of similarities that are computed at once
+BLOCK_USERS = 256  # that are scored at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +50,8 @@ def popularity(interactions: pd.DataFrame, num_items: int) -> Baseline:
         interactions: what may be learnt from, `split.train` for one; by user and then time.
         num_items: size of the catalogue.
     """
-    return Baseline(np.bincount(interactions["item_id"], minlength=num_items + 1)[1:])
+    _, items = _columns(interactions, num_items)
+    return Baseline(np.bincount(items, minlength=num_items + 1)[1:])
 
 
 def item_knn(interactions: pd.DataFrame, num_items: int, neighbours: int | None = None) -> Baseline:
@@ -58,16 +63,38 @@ def item_knn(interactions: pd.DataFrame, num_items: int, neighbours: int | None 
     Args:
         interactions: see `popularity`.
         num_items: size of the catalogue.
-        neighbours: only so many most similar items speak for an item; None: all.
+        neighbours: only so many most similar items speak for an item, which keeps the weights
+            sparse; None: all.
+
+    Raises:
+        ValueError: on neighbours below 1, or if all of them do not fit into `LARGEST` bytes.
     """
+    if neighbours is not None and neighbours < 1:
+        raise ValueError(f"neighbours must be at least 1, or None for all, received {neighbours}.")
+    if neighbours is None:
+        _check_dense(num_items, "Give a number of neighbours, which keeps the weights sparse")
     history = history_matrix(interactions, num_items)
-    common = (history.T @ history).toarray()
-    length = np.sqrt(np.maximum(common.diagonal(), 1))
-    cosine = common / length[:, None] / length
-    np.fill_diagonal(cosine, 0)
-    if neighbours is not None and neighbours < num_items:
-        cosine[cosine < np.partition(cosine, -neighbours, axis=0)[-neighbours]] = 0
-    return Baseline(np.zeros(num_items), cosine)
+    by_item = history.tocsc()
+    length = np.sqrt(np.maximum(by_item.sum(axis=0), 1))
+    dense = np.empty((num_items, num_items)) if neighbours is None else None
+    blocks, step = [], max(1, BLOCK_BYTES // (12 * num_items))
+    for start in range(0, num_items, step):
+        columns = slice(start, min(start + step, num_items))
+        cosine = history.T @ by_item[:, columns]  # sparse [n, b]: the numbers of common users
+        item = np.repeat(np.arange(columns.start, columns.stop), np.diff(cosine.indptr))
+        cosine.data /= length[cosine.indices]
+        cosine.data /= length[item]
+        cosine.data[cosine.indices == item] = 0
+        if neighbours is None:
+            dense[:, columns] = cosine.toarray()
+            continue
+        for values in np.split(cosine.data, cosine.indptr[1:-1]):  # views, one per item
+            if len(values) > neighbours:
+                values[values < np.partition(values, -neighbours)[-neighbours]] = 0
+        cosine.eliminate_zeros()
+        blocks.append(cosine)
+    weights = dense if neighbours is None else sparse.hstack(blocks, format="csr")
+    return Baseline(np.zeros(num_items), weights)
 
 
 def markov(interactions: pd.DataFrame, num_items: int) -> Baseline:
@@ -80,7 +107,8 @@ def markov(interactions: pd.DataFrame, num_items: int) -> Baseline:
         interactions: see `popularity`.
         num_items: size of the catalogue.
     """
-    users, items = interactions["user_id"].to_numpy(), interactions["item_id"].to_numpy() - 1
+    users, items = _columns(interactions, num_items)
+    items = items - 1
     same_user = users[1:] == users[:-1]
     pairs = items[:-1][same_user], items[1:][same_user]
     counts = sparse.csr_array((np.ones(same_user.sum()), pairs), shape=(num_items, num_items))
@@ -100,10 +128,18 @@ def ease(
         l2: the penalty lambda.
         tau: weights histories by how recent they are when scoring, see `history_matrix`; in the
             fit all interactions weigh the same.
+
+    Raises:
+        ValueError: if l2 is not positive, or the inverse does not fit into `LARGEST` bytes.
     """
+    if not l2 > 0:
+        raise ValueError(f"l2 must be positive, or P may not exist, received {l2}.")
+    _check_dense(num_items, "Drop rare items, or use `item_knn` with a number of neighbours")
     history = history_matrix(interactions, num_items)
-    inverse = np.linalg.inv((history.T @ history).toarray() + l2 * np.eye(num_items))
-    weights = -inverse / inverse.diagonal()
+    gram = (history.T @ history).toarray(order="F")
+    np.fill_diagonal(gram, gram.diagonal() + l2)
+    weights = linalg.inv(gram, overwrite_a=True)  # in place: it may be most of the memory
+    weights /= -weights.diagonal()
     np.fill_diagonal(weights, 0)
     return Baseline(np.zeros(num_items), weights, tau)
 
@@ -112,6 +148,8 @@ def history_matrix(
     interactions: pd.DataFrame, num_items: int, tau: float = np.inf
 ) -> sparse.csr_array:
     """Users by items: exp(-age / tau) where the user has interacted with the item, else 0.
+
+    Of several interactions of a user with an item, the last one counts.
 
     Args:
         interactions: at least one of every user, by user and then time.
@@ -124,11 +162,12 @@ def history_matrix(
     """
     if not tau >= 0:
         raise ValueError(f"tau must not be negative, received {tau}.")
-    users, items = interactions["user_id"].to_numpy(), interactions["item_id"].to_numpy()
+    users, items = _columns(interactions, num_items)
     lengths = np.bincount(users)[1:]
     age = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(len(users))
     weight = np.exp(-age / tau) if tau else (age == 0).astype(float)
     kept = weight > 1e-12  # what is as good as forgotten only costs time
+    kept &= ~interactions.duplicated(["user_id", "item_id"], keep="last").to_numpy()
     return sparse.csr_array(
         (weight[kept], (users[kept] - 1, items[kept] - 1)), shape=(len(lengths), num_items)
     )
@@ -140,10 +179,12 @@ def ranks_from_baseline(split: Split, baseline: Baseline, target: str = "test") 
     The histories that are scored hold all that is known before the target; what the baseline was
     fitted on is another matter.
     """
-    known = split.known(target)
-    history = history_matrix(known, split.dataset.num_items, baseline.tau)
+    history = history_matrix(split.known(target), split.dataset.num_items, baseline.tau)
     return ranks_from_scores(
-        lambda rows: baseline.scores(history[rows]), split.targets(target), known
+        lambda rows: baseline.scores(history[rows]),
+        split.targets(target),
+        split.seen(target),
+        BLOCK_USERS,
     )
 
 
@@ -153,14 +194,52 @@ def recommend_from_baseline(
     """Ids of the k best unseen items of each user, the best first, [num_users, k].
 
     Among equal scores, the item with the smaller id comes first.
+
+    Raises:
+        ValueError: if a user has fewer than k unseen items.
     """
-    known = split.known(target)
-    history = history_matrix(known, split.dataset.num_items, baseline.tau)
-    seen = history_matrix(known, split.dataset.num_items)  # whatever the baseline has forgotten
-    best = np.empty((split.dataset.num_users, k), np.int64)
-    for start in range(0, len(best), 256):
-        rows = slice(start, start + 256)
+    num_users, num_items = split.dataset.num_users, split.dataset.num_items
+    history = history_matrix(split.known(target), num_items, baseline.tau)
+    offsets, seen = items_by_user(split.seen(target), num_users)
+    best = np.empty((num_users, k), np.int64)
+    for start in range(0, num_users, BLOCK_USERS):
+        rows = slice(start, min(start + BLOCK_USERS, num_users))
         scores = np.array(baseline.scores(history[rows]), np.float64)
-        scores[seen[rows].nonzero()] = -np.inf
+        lengths = np.diff(offsets[start : rows.stop + 1])
+        owners = np.repeat(np.arange(len(scores)), lengths)
+        scores[owners, seen[offsets[start] : offsets[rows.stop]] - 1] = -np.inf
+        unseen = np.count_nonzero(scores > -np.inf, axis=1)
+        if unseen.min() < k:
+            raise ValueError(
+                f"user {start + unseen.argmin() + 1} has {unseen.min()} unseen items of "
+                f"{num_items}, expected at least k = {k}. Ask for fewer."
+            )
         best[rows] = np.argsort(-scores, axis=1, kind="stable")[:, :k] + 1
     return best
+
+
+def _columns(interactions: pd.DataFrame, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """User and item ids, checked."""
+    users, items = interactions["user_id"].to_numpy(), interactions["item_id"].to_numpy()
+    if len(items) and (items.min() < 1 or items.max() > num_items):
+        row = int(((items < 1) | (items > num_items)).argmax())
+        raise ValueError(
+            f"user {users[row]} has item {items[row]}, expected item ids from 1 to {num_items}."
+        )
+    if len(users) and (users[0] < 1 or (users[1:] < users[:-1]).any()):
+        row = 1 + int((users[1:] < users[:-1]).argmax()) if users[0] >= 1 else 0
+        raise ValueError(
+            "expected interactions sorted by user (from 1) and then time, received user "
+            f"{users[row]} in row {row}, after user {users[max(row - 1, 0)]}. Sort them first."
+        )
+    return users, items
+
+
+def _check_dense(num_items: int, remedy: str) -> None:
+    size = 8 * num_items**2
+    if size > LARGEST:
+        raise ValueError(
+            f"the weights of {num_items:,} items by {num_items:,} take {size / 2**30:.1f} GiB as a "
+            f"dense matrix, expected at most {LARGEST / 2**30:.1f}. {remedy}, or raise "
+            "`recsys_helpers.baselines.LARGEST` on a machine with several times that memory."
+        )

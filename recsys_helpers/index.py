@@ -8,18 +8,18 @@ section 3). Annoy's own "dot" is broken in 1.17.3, the newest release (spotify/a
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
+import contextlib
 import json
 import math
 import os
+import secrets
+import zlib
 from pathlib import Path
 
 import annoy
 import numpy as np
 import pandas as pd
 
-FORMAT = 1  # of saved folders
 BLOCK_BYTES = 1 << 24  # of scores in one block of exact search
 
 
@@ -38,29 +38,22 @@ class _Index:
         self.vectors = self.ids = None
 
     def build(self, vectors: np.ndarray, ids: np.ndarray):
-        """Index a catalogue, in place of whatever was indexed before.
+        """Index a catalogue, in place of whatever was indexed before, and return the index.
 
         Args:
             vectors: [n, d], finite; kept as float32. With "cosine", a vector of zeros has
                 cosine 0 with everything.
             ids: [n] distinct integers; row i of `vectors` belongs to `ids[i]`.
 
-        Returns:
-            The index itself.
-
         Raises:
             ValueError: on an empty catalogue, shapes that do not fit, NaN, infinity, repeated ids.
         """
         vectors, ids = np.asarray(vectors), np.asarray(ids)
-        if vectors.ndim != 2 or not vectors.size:
+        fits = vectors.ndim == 2 and vectors.size and ids.shape == vectors.shape[:1]
+        if not fits or ids.dtype.kind not in "iu":
             raise ValueError(
-                "expected vectors of shape [n, d] with at least one item and one dimension, "
-                f"received shape {vectors.shape}."
-            )
-        if ids.shape != vectors.shape[:1] or ids.dtype.kind not in "iu":
-            raise ValueError(
-                f"expected {len(vectors)} integer ids, one per vector, received "
-                f"{ids.dtype} ids of shape {ids.shape}."
+                "expected vectors of shape [n, d] with at least one item and one dimension, and n "
+                f"integer ids, received shape {vectors.shape} and {ids.dtype} ids of {ids.shape}."
             )
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and reported
             vectors = np.array(vectors, np.float32, order="C")  # a copy: later changes stay outside
@@ -68,23 +61,20 @@ class _Index:
         if bad.any():
             row = int(bad.argmax())
             raise ValueError(
-                f"{int(bad.sum())} of {len(vectors)} vectors have entries that are NaN, infinite "
-                f"or too large for float32, the first in row {row} (id {ids[row]}). Has the "
-                "training diverged?"
+                f"{bad.sum()} of {len(vectors)} vectors have entries that are NaN, infinite or too "
+                f"large for float32, first row {row} (id {ids[row]}). Has the training diverged?"
             )
         ids = ids.astype(np.int64)
         values, occurrences = np.unique(ids, return_counts=True)
-        if len(values) < len(ids):
-            raise ValueError(
-                f"ids must be distinct, but {values[occurrences.argmax()]} occurs "
-                f"{occurrences.max()} times."
-            )
+        if (often := occurrences.max()) > 1:
+            id = values[occurrences.argmax()]
+            raise ValueError(f"ids must be distinct, but {id} occurs {often} times.")
         lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
         if self.metric == "cosine":
             vectors = (vectors / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
             lengths = np.ones(1)
-        self._set(vectors, ids, float(lengths.max()))
-        self._index_vectors()
+        self.vectors, self.ids, self._longest = vectors, ids, float(lengths.max())
+        self._prepare()
         return self
 
     def query(self, vectors: np.ndarray, k: int, exclude=None) -> tuple[np.ndarray, np.ndarray]:
@@ -105,138 +95,119 @@ class _Index:
             ValueError: on a wrong dimension, NaN or infinity, or if fewer than k items are left.
         """
         if self.ids is None:
-            raise ValueError("the index is empty: call build(vectors, ids) or load(path) first.")
+            raise ValueError("the index is empty: build or load it first.")
         queries = np.asarray(vectors, np.float64)
         if queries.ndim not in (1, 2) or queries.shape[-1] != self.dimension:
             raise ValueError(
-                f"expected query vectors of shape [{self.dimension}] or [b, {self.dimension}], "
-                f"received shape {queries.shape}."
+                f"expected queries of shape [{self.dimension}] or [b, {self.dimension}], received "
+                f"shape {queries.shape}."
             )
         if not 1 <= k <= len(self.ids):
             raise ValueError(f"k must be from 1 to the number of items, {len(self)}, received {k}.")
-        if queries.ndim == 1:
-            return self._query(queries, k, () if exclude is None else exclude)
-        exclude = [()] * len(queries) if exclude is None else list(exclude)
-        if len(exclude) != len(queries) or any(map(np.isscalar, exclude)):
-            raise ValueError(
-                f"for a batch of {len(queries)} queries, exclude must hold {len(queries)} lists of "
-                f"ids, one for each row; received {len(exclude)} entries."
-            )
-        return self._query_batch(queries, k, exclude)
+        one = queries.ndim == 1
+        if one:
+            queries, exclude = queries[None], [() if exclude is None else exclude]
+        else:
+            exclude = [()] * len(queries) if exclude is None else list(exclude)
+            if len(exclude) != len(queries) or any(map(np.isscalar, exclude)):
+                raise ValueError(
+                    f"exclude must hold {len(queries)} lists of ids, one for each row; received "
+                    f"{len(exclude)} entries."
+                )
+        ids = np.empty((len(queries), k), np.int64)
+        scores = np.empty((len(queries), k), np.float32)
+        self._search(queries, exclude, ids, scores)
+        return (ids[0], scores[0]) if one else (ids, scores)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the index into a folder: its files, and `metadata.json`, which names them.
+        """Write the index into a folder, which is made if missing, in place of the one in there.
 
-        Each file appears whole or not at all, and under a new name if its content is new. The
-        metadata comes last, so that whoever loads gets the old index or the new one, never a mix;
-        processes that use the old one keep it.
-
-        Args:
-            path: the folder; created if missing. An index in it is replaced.
+        Files get new names with every save, and `metadata.json`, which names them, is replaced
+        last: whoever loads gets the old index or the new one, never a mix. Then the old files are
+        deleted; processes that have mapped them keep them. (Of two saves at the very same moment,
+        files of the earlier one may stay behind.)
         """
         if self.ids is None:
             raise ValueError("the index is empty: build it before saving.")
-        folder = Path(path)
+        folder, token, old = Path(path), secrets.token_hex(4), {}
         folder.mkdir(parents=True, exist_ok=True)
+        metadata = {"index": type(self).__name__, "longest": self._longest, "files": {}}
+        metadata |= {name: getattr(self, name) for name in self._parameters}
         try:
-            before = {file["name"] for file in _metadata(folder)["files"].values()}
-        except (FileNotFoundError, ValueError):
-            before = set()  # and nothing else in the folder is ours to delete
-        files = {}
-        for name, write in self._files().items():
-            temporary = folder / f".{os.getpid()}-{name}"
-            try:
-                write(str(temporary))
-                digest, size = _sha256(temporary), temporary.stat().st_size
-                final = name.replace(".", f"-{digest[:16]}.")
-                os.replace(temporary, folder / final)
-            finally:
-                temporary.unlink(missing_ok=True)
-            files[name] = {"name": final, "bytes": size, "sha256": digest}
-        metadata = {"format": FORMAT, "index": type(self).__name__, **self._config()}
-        metadata |= {"count": len(self), "dimension": self.dimension}
-        metadata |= {"longest": self._longest, "files": files}
-        temporary = folder / f".{os.getpid()}-metadata.json"
-        temporary.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / "metadata.json")
-        for old in before - {file["name"] for file in files.values()}:
-            (folder / Path(old).name).unlink(missing_ok=True)
+            for name, write in self._writers.items():
+                file = folder / name.replace(".", f"-{token}.")
+                write(self, str(file))
+                metadata["files"][name] = _seal(file)
+            new = folder / f"metadata-{token}.json"
+            new.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                old = _metadata(folder)["files"]  # nothing else in the folder is ours to delete
+            os.replace(new, folder / "metadata.json")
+        except BaseException:
+            for file in folder.glob(f"*-{token}.*"):
+                file.unlink()
+            raise
+        for file in old.values():
+            with contextlib.suppress(OSError):  # gone, or mapped on Windows
+                (folder / file["name"]).unlink()
 
     @classmethod
-    def load(cls, path: str | os.PathLike, verify: bool = True):
-        """Map a saved index into memory.
-
-        Args:
-            path: the folder that `save` wrote.
-            verify: compare the files' checksums, which reads all of them once. Without it only
-                their sizes are checked, and nothing is read before it is needed.
+    def load(cls, path: str | os.PathLike):
+        """Map the index that `save` wrote into memory; what is never asked for is not read.
 
         Raises:
             FileNotFoundError: if there is no saved index, or one of its files is missing.
-            ValueError: if the files are not those that were saved, or of another kind of index.
+            ValueError: if a file is truncated or foreign (its size and a checksum of its two ends
+                tell), or the index is of another kind.
         """
-        folder = Path(path)
-        metadata = _metadata(folder)
-        kind, version = metadata["index"], metadata["format"]
-        if kind != cls.__name__ or version != FORMAT:
-            raise ValueError(
-                f"{folder} holds an {kind} of format {version}, expected {cls.__name__} of format "
-                f"{FORMAT}. Load it with the class that saved it, or build it anew."
-            )
+        folder, metadata = Path(path), _metadata(Path(path))
+        if (kind := metadata["index"]) != cls.__name__:
+            raise ValueError(f"{folder} holds an {kind}, expected {cls.__name__}: use that class.")
         index = cls(**{name: metadata[name] for name in cls._parameters})
-        paths = {}
-        for name in index._files():
-            file = metadata["files"][name]
-            paths[name] = folder / Path(file["name"]).name  # never outside the folder
-            size = paths[name].stat().st_size
-            if size != file["bytes"] or (verify and _sha256(paths[name]) != file["sha256"]):
-                raise ValueError(
-                    f"{paths[name]} is not the file that was saved ({size:,} bytes, expected "
-                    f"{file['bytes']:,} and another checksum): truncated, damaged or exchanged. "
-                    "Copy the whole folder again, or build the index anew."
-                )
-        # asarray: a plain view of the mapped file, because numpy's memmap class is slow to index.
-        vectors = np.asarray(np.load(paths["vectors.npy"], mmap_mode="r", allow_pickle=False))
-        ids = np.load(paths["ids.npy"], allow_pickle=False)
-        count, dimension = metadata["count"], metadata["dimension"]
-        if vectors.shape != (count, dimension) or ids.shape != (count,):
-            raise ValueError(
-                f"{folder}: expected {count} vectors of dimension {dimension} with one id each, "
-                f"received shapes {vectors.shape} and {ids.shape}."
-            )
-        index._set(vectors, ids, metadata["longest"])
-        index._load_files(paths)
+        paths = {name: folder / file["name"] for name, file in metadata["files"].items()}
+        try:
+            for name, file in paths.items():
+                if (found := _seal(file)) != metadata["files"][name]:
+                    raise ValueError(
+                        f"{file} is not what was saved: expected {metadata['files'][name]}, "
+                        f"received {found}. Copy the whole folder again, or build the index anew."
+                    )
+            # asarray: a plain view of the file, because numpy's memmap class is slow to index.
+            index.vectors = np.asarray(np.load(paths["vectors.npy"], mmap_mode="r"))
+            index.ids, index._longest = np.load(paths["ids.npy"]), metadata["longest"]
+            index._prepare(paths.get("forest.ann"))
+        except OSError:
+            if _metadata(folder) == metadata:  # else it was replaced, and these files deleted
+                raise
+            return cls.load(path)
         return index
+
+    def __getstate__(self) -> dict:  # for pickle and copy
+        return {name: value for name, value in vars(self).items() if name != "_forest"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        if self.ids is not None:
+            self._prepare()  # Annoy cannot be pickled, but the seed gives the same forest
+
+    def __len__(self) -> int:
+        return 0 if self.ids is None else len(self.ids)
 
     @property
     def dimension(self) -> int:
         """Entries of a vector."""
         return self.vectors.shape[1]
 
-    def __len__(self) -> int:
-        return 0 if self.ids is None else len(self.ids)
-
     _parameters = ("metric",)  # of the constructor, kept in the metadata
 
-    def _set(self, vectors: np.ndarray, ids: np.ndarray, longest: float) -> None:
-        self.vectors, self.ids, self._longest = vectors, ids, longest
-        self._by_id = np.argsort(ids)
+    def _prepare(self, forest: Path | None = None) -> None:
+        """What queries need besides the vectors; the forest from a file where one was saved."""
+        self._by_id = np.argsort(self.ids)
 
-    def _index_vectors(self) -> None:
-        pass
-
-    def _load_files(self, paths) -> None:
-        pass
-
-    def _config(self) -> dict:
-        return {name: getattr(self, name) for name in self._parameters}
-
-    def _files(self) -> dict:
-        """What is saved: file name -> function that writes it to a path."""
-        return {
-            "ids.npy": lambda path: np.save(path, self.ids, allow_pickle=False),
-            "vectors.npy": lambda path: np.save(path, self.vectors, allow_pickle=False),
-        }
+    _writers = {  # what is saved: file name -> function that writes it to a path
+        "ids.npy": lambda self, path: np.save(path, self.ids),
+        "vectors.npy": lambda self, path: np.save(path, self.vectors),
+    }
 
     def _rows(self, ids) -> np.ndarray:
         """Distinct rows of those ids that the catalogue has."""
@@ -269,19 +240,10 @@ class _Index:
 
 
 class ExactIndex(_Index):
-    """Compare the query with every item: the answer that approximate search is judged by.
+    """Compare the query with every item, by "dot" or "cosine": what approximate search aims at."""
 
-    Args:
-        metric: "dot" or "cosine".
-    """
-
-    def _query(self, query, k, exclude):
-        ids, scores = self._query_batch(query[None], k, [exclude])
-        return ids[0], scores[0]
-
-    def _query_batch(self, queries, k, exclude):
-        ids = np.empty((len(queries), k), np.int64)
-        scores = np.empty((len(queries), k), np.float32)
+    def _search(self, queries, exclude, ids, scores):
+        k = ids.shape[1]
         directions = np.array([self._direction(query) for query in queries]).reshape(queries.shape)
         exact = queries if self.metric == "dot" else directions
         # A float32 product with a direction is off by half of this at most, and so is the k-th.
@@ -296,7 +258,6 @@ class ExactIndex(_Index):
                 kth = np.partition(products, -k)[-k]
                 candidates = np.flatnonzero(products >= kth - rounding)
                 ids[row], scores[row] = self._ranked(candidates, exact[row], k)
-        return ids, scores
 
 
 class AnnoyIndex(_Index):
@@ -314,6 +275,7 @@ class AnnoyIndex(_Index):
     """
 
     _parameters = ("metric", "n_trees", "search_k", "seed")
+    _writers = _Index._writers | {"forest.ann": lambda self, path: self._forest.save(path)}
 
     def __init__(
         self, metric: str = "dot", n_trees: int = 50, search_k: int | None = None, seed: int = 0
@@ -326,8 +288,12 @@ class AnnoyIndex(_Index):
             )
         self.n_trees, self.search_k, self.seed = n_trees, search_k, seed
 
-    def _index_vectors(self) -> None:
-        self._forest = self._new_forest()
+    def _prepare(self, forest: Path | None = None) -> None:
+        super()._prepare()
+        self._forest = annoy.AnnoyIndex(self.dimension + (self.metric == "dot"), "angular")
+        if forest:
+            self._forest.load(str(forest))
+            return
         self._forest.set_seed(self.seed)  # before the first item, as its documentation asks
         for start in range(0, len(self), 10_000):  # blocks, because Python floats are large
             for row, vector in enumerate(self._lifted(start, start + 10_000).tolist(), start):
@@ -342,97 +308,92 @@ class AnnoyIndex(_Index):
         missing = 1 - np.einsum("nd,nd->n", vectors, vectors)
         return np.column_stack([vectors, np.sqrt(np.maximum(missing, 0))])
 
-    def _new_forest(self):
-        return annoy.AnnoyIndex(self.dimension + (self.metric == "dot"), "angular")
-
-    def _files(self) -> dict:
-        return super()._files() | {"forest.ann": lambda path: self._forest.save(path)}
-
-    def _load_files(self, paths) -> None:
-        self._forest = self._new_forest()
-        self._forest.load(str(paths["forest.ann"]))
-        if self._forest.get_n_items() != len(self):
-            raise ValueError(
-                f"{paths['forest.ann']} holds {self._forest.get_n_items()} items, expected "
-                f"{len(self)}: it belongs to another index."
-            )
-
-    def _config(self) -> dict:
-        return super()._config() | {"annoy": importlib.metadata.version("annoy")}
-
-    def _query(self, query, k, exclude):
+    def _search(self, queries, exclude, ids, scores):
         # Called for every request, so each line's microseconds are counted. Annoy reads lists of
         # floats faster than arrays, and squares in float32: only long or short queries are scaled.
-        if self.metric == "cosine":
-            query = self._direction(query)
-            asked = query.tolist()
-        else:
-            safe = 1e-20 < query.dot(query) < 1e20
-            asked = (query if safe else self._direction(query)).tolist()
-            asked.append(0.0)
-        excluded = set(map(int, exclude))
-        wanted = k + len(excluded)
-        if wanted > len(self):
-            self._check_left(k, self._rows(excluded))
-            wanted = len(self)
-        search_k = self.search_k or self.n_trees * wanted
-        rows = self._search(asked, wanted, search_k, excluded)
-        while len(rows) < k:  # the candidates were too few, or too often excluded
-            if search_k > self.n_trees * len(self):
-                raise RuntimeError("Annoy does not return all items of its index; is it damaged?")
-            search_k *= 2
-            rows = self._search(asked, wanted, search_k, excluded)
-        return self._ranked(np.array(sorted(rows[:k])), query, k)
-
-    def _search(self, asked: list, wanted: int, search_k: int, excluded: set) -> list:
-        rows = self._forest.get_nns_by_vector(asked, wanted, search_k)
-        if not excluded:
-            return rows
-        ids = self.ids.take(rows).tolist()
-        return [row for row, id in zip(rows, ids, strict=True) if id not in excluded]
-
-    def _query_batch(self, queries, k, exclude):
-        ids = np.empty((len(queries), k), np.int64)
-        scores = np.empty((len(queries), k), np.float32)
+        k = ids.shape[1]
         for row, query in enumerate(queries):
-            ids[row], scores[row] = self._query(query, k, exclude[row])
-        return ids, scores
+            if self.metric == "cosine":
+                query = self._direction(query)
+                asked = query.tolist()
+            else:
+                safe = 1e-20 < query.dot(query) < 1e20
+                asked = [*(query if safe else self._direction(query)).tolist(), 0.0]
+            excluded = set(map(int, exclude[row]))
+            wanted = k + len(excluded)
+            if wanted > len(self):
+                self._check_left(k, self._rows(excluded))
+                wanted = len(self)
+            search_k = self.search_k or self.n_trees * wanted
+            while True:
+                found = self._forest.get_nns_by_vector(asked, wanted, search_k)
+                if excluded:
+                    named = zip(found, self.ids.take(found).tolist(), strict=True)
+                    found = [place for place, id in named if id not in excluded]
+                if len(found) >= k:
+                    break
+                if search_k > self.n_trees * len(self):
+                    raise RuntimeError("Annoy does not return all its items; is it damaged?")
+                search_k *= 2  # the candidates were too few, or too often excluded
+            ids[row], scores[row] = self._ranked(np.array(sorted(found[:k])), query, k)
 
 
-def recommend(index: _Index, user_vectors: np.ndarray, known: pd.DataFrame, k: int = 10):
-    """Ids of the k best items of each user, the best first, without those the user knows.
+def recommend(
+    index: _Index, user_vectors: np.ndarray, known: pd.DataFrame, k: int = 10, users=None
+) -> np.ndarray:
+    """Ids [u, k] of the k best items of each user, the best first, without those the user knows.
 
     Args:
         index: of the items.
-        user_vectors: [u, d]; row i belongs to user i + 1.
-        known: interactions (`user_id`, `item_id`, sorted by user) that are not recommended, such
-            as `split.known("test")`.
+        user_vectors: [u, d], finite.
+        known: interactions (`user_id`, `item_id`, in any order) that are not recommended, such as
+            `split.seen("test")`; whoever has none may be shown everything.
         k: how many items.
+        users: [u] whose vectors these are. None: users 1 to u, the last one in `known`.
 
-    Returns:
-        int64 [u, k].
+    Raises:
+        ValueError: naming the user, if vectors and users do not fit, ids are no integers from 1, a
+            vector is not finite, or fewer than k items are left.
     """
-    offsets = np.searchsorted(known["user_id"], np.arange(2, len(user_vectors) + 1))
-    return index.query(user_vectors, k, exclude=np.split(known["item_id"].to_numpy(), offsets))[0]
+    items, rows = known["item_id"].to_numpy(), known.groupby("user_id").indices
+    if rows and not {known[name].dtype.kind for name in ("user_id", "item_id")} <= set("iu"):
+        raise ValueError(f"known must hold integers, received {known.dtypes.to_dict()}.")
+    count = len(user_vectors)
+    if users is None and rows and (min(rows) < 1 or max(rows) != count):
+        raise ValueError(
+            f"expected one vector for each user, received {count} vectors, and in known users "
+            f"{min(rows)} to {max(rows)}. Say with `users` whose vectors these are."
+        )
+    users = np.arange(1, count + 1) if users is None else np.asarray(users)
+    if users.shape != (count,) or (count and (users.dtype.kind not in "iu" or users.min() < 1)):
+        raise ValueError(f"users must be {count} ids from 1, one per vector, received {users}.")
+    exclude = [items[rows[user]] if user in rows else () for user in users.tolist()]
+    try:
+        return index.query(user_vectors, k, exclude)[0]
+    except ValueError:  # whose fault is it?
+        for user, vector, seen in zip(users, user_vectors, exclude, strict=True):
+            try:
+                index.query(vector, k, seen)
+            except ValueError as error:
+                raise ValueError(f"user {user}: {error}") from None
+        raise
 
 
-def _sha256(path: str | os.PathLike) -> str:
+def _seal(path: Path) -> dict:
+    """What a file is known by without reading all of it: size, and a checksum of its two ends."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        ends = file.read(1 << 16)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - (1 << 16)))
+        return {"name": path.name, "bytes": size, "crc32": zlib.crc32(ends + file.read())}
 
 
 def _metadata(folder: Path) -> dict:
     path = folder / "metadata.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no saved index: it has no metadata.json.")
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{folder} holds no saved index: expected a folder with metadata.json in it, as "
-            "written by save."
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}).") from None
-    expected = {"format", "index", "metric", "count", "dimension", "longest", "files"}
-    if not isinstance(metadata, dict) or not expected <= metadata.keys():
-        raise ValueError(f"{path} does not describe an index; expected the keys {expected}.")
-    return metadata
+        return metadata | {"index": metadata["index"], "files": metadata["files"]}
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{path} does not describe an index. Build the index anew.") from None

@@ -8,6 +8,7 @@ than a block times the catalogue.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import pandas as pd
 from recsys_helpers.splits import Split
 
 KS = (5, 10, 50)
+WIDE_KS = (100, 200, 500)  # for the hit rate: is the target among what a later stage would rank?
 BLOCK_BYTES = 1 << 24  # of scores: large enough for a quick matrix product, small enough for caches
 
 
@@ -35,14 +37,15 @@ def ranks_from_vectors(
         user_vectors: [u, d]; row i belongs to user i + 1.
         item_vectors: [n, d]; row j belongs to item j + 1.
         targets: [u] item ids.
-        seen: interactions (`user_id`, `item_id`, sorted by user) that are not ranked.
+        seen: interactions (`user_id`, `item_id`, in any order) that are not ranked.
         block_size: users per block; None chooses.
 
     Returns:
         int64 [u], 1-based: 1 + the number of unseen other items that score at least as high.
 
     Raises:
-        ValueError: shapes that do not fit, NaN, a target among the seen items of its user.
+        ValueError: shapes that do not fit, NaN, ids that are unknown, a target among the seen items
+            of its user.
     """
     users, items = np.asarray(user_vectors), np.asarray(item_vectors, np.float64)
     if users.ndim != 2 or items.ndim != 2 or users.shape[1] != items.shape[1] or not items.size:
@@ -57,12 +60,12 @@ def ranks_from_vectors(
         )
     block_size = block_size or max(1, BLOCK_BYTES // (8 * len(items)))
     transposed = np.ascontiguousarray(items.T)
-    longest = np.sqrt(np.max(np.einsum("nd,nd->n", items, items)))
+    longest = _lengths(items, "item").max()
     rounding = 2 * items.shape[1] * np.finfo(np.float64).eps * longest
 
     def block(rows: slice) -> tuple[np.ndarray, np.ndarray]:
         vectors = users[rows].astype(np.float64)
-        return vectors @ transposed, rounding * np.linalg.norm(vectors, axis=1)
+        return vectors @ transposed, rounding * _lengths(vectors, "user", rows.start)
 
     return _ranks(block, targets, seen, block_size)
 
@@ -78,14 +81,15 @@ def ranks_from_scores(
     Args:
         score_block: for a slice of rows (user i + 1 is row i) the scores [b, n] of all items.
         targets: [u] item ids.
-        seen: interactions (`user_id`, `item_id`, sorted by user) that are not ranked.
+        seen: interactions (`user_id`, `item_id`, in any order) that are not ranked.
         block_size: users per block.
 
     Returns:
         int64 [u], see `ranks_from_vectors`. Only equal scores are ties.
 
     Raises:
-        ValueError: shapes that do not fit, NaN, a target among the seen items of its user.
+        ValueError: shapes that do not fit, NaN, ids that are unknown, a target among the seen items
+            of its user.
     """
     return _ranks(lambda rows: (np.asarray(score_block(rows)), 0), targets, seen, block_size)
 
@@ -96,7 +100,7 @@ def evaluate_vectors(
     """Ranks of the "validation" or "test" targets of a split, [num_users].
 
     Args:
-        split: gives the targets, and the seen items that are excluded: all that is known before.
+        split: gives the targets, and what the users have seen, which is not ranked.
         user_vectors: [num_users, d], from inputs that hold what `split.known(target)` holds.
         item_vectors: [num_items, d].
         target: "validation" or "test".
@@ -106,9 +110,7 @@ def evaluate_vectors(
             f"expected one vector for each of the {split.dataset.num_items} items, received "
             f"{len(item_vectors)}. Row i must belong to item i + 1: leave the padding row out."
         )
-    return ranks_from_vectors(
-        user_vectors, item_vectors, split.targets(target), split.known(target)
-    )
+    return ranks_from_vectors(user_vectors, item_vectors, split.targets(target), split.seen(target))
 
 
 def user_values(ranks: np.ndarray, metric: str) -> np.ndarray:
@@ -140,27 +142,82 @@ def user_values(ranks: np.ndarray, metric: str) -> np.ndarray:
     return hit / int(k) if name == "precision" else hit
 
 
-def metric_names(ks: tuple[int, ...] = KS) -> list[str]:
-    """The metrics of this book: hit rate, NDCG and precision at each k, and MRR."""
-    return [f"{name}@{k}" for name in ("hit_rate", "ndcg", "precision") for k in ks] + ["mrr"]
+def metric_names(ks: tuple[int, ...] | None = None) -> list[str]:
+    """Hit rate, NDCG and precision at each k, and MRR; None: at KS, and hit rates at WIDE_KS."""
+    names = [f"{name}@{k}" for name in ("hit_rate", "ndcg", "precision") for k in ks or KS] + [
+        "mrr"
+    ]
+    return names if ks else names + [f"hit_rate@{k}" for k in WIDE_KS]
 
 
-def metrics_from_ranks(ranks: np.ndarray, ks: tuple[int, ...] = KS) -> dict[str, float]:
-    """Means over the users of every metric, such as `ndcg@10`."""
+def metrics_from_ranks(ranks: np.ndarray, ks: tuple[int, ...] | None = None) -> dict[str, float]:
+    """Means over the users of all metrics, see `metric_names`."""
     return {name: float(user_values(ranks, name).mean()) for name in metric_names(ks)}
 
 
-def evaluate(ranks: np.ndarray, ks: tuple[int, ...] = KS) -> pd.DataFrame:
-    """Every metric with its interval.
+def evaluate(ranks: np.ndarray) -> pd.DataFrame:
+    """All metrics with their intervals.
 
     Returns:
         One row per metric; columns `mean`, `low` and `high`, the 95% bootstrap interval.
     """
-    rows = {}
-    for name in metric_names(ks):
-        values = user_values(ranks, name)
-        rows[name] = (values.mean(), *bootstrap_interval(values))
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high"])
+    values = {name: user_values(ranks, name) for name in metric_names()}
+    rows = [(v.mean(), *bootstrap_interval(v)) for v in values.values()]
+    return pd.DataFrame(rows, index=list(values), columns=["mean", "low", "high"])
+
+
+class Difference(NamedTuple):
+    """A mean difference and its 95% interval; `f"{it:+.4f}"` reads "+0.0123 [+0.0100, +0.0145]"."""
+
+    difference: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.difference:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+
+def compare(ranks: np.ndarray, other_ranks: np.ndarray, metric: str) -> Difference:
+    """How much larger a metric is than another model's, on the same users.
+
+    Differences of the same user vary less than the two models do, so they tell models apart whose
+    own intervals overlap.
+
+    Args:
+        ranks: [u], or [runs, u], such as one row a seed, whose mean is taken user by user.
+        other_ranks: the same of the other model, for the same users in the same order.
+        metric: see `user_values`.
+
+    Raises:
+        ValueError: if there are not as many users in both.
+    """
+    ours, theirs = (
+        np.mean([user_values(run, metric) for run in np.atleast_2d(r)], axis=0)
+        for r in (ranks, other_ranks)
+    )
+    if ours.shape != theirs.shape:
+        raise ValueError(
+            "expected ranks of the same users, received those of "
+            f"{len(ours)} and of {len(theirs)} users."
+        )
+    return Difference(float((ours - theirs).mean()), *bootstrap_interval(ours - theirs))
+
+
+def recall(found, best) -> float:
+    """Share of the exact best items that approximate search has found, the mean over queries.
+
+    Args:
+        found: for each of u queries the ids that were found, [u, k] or u lists.
+        best: [u, k] the ids that `ExactIndex` gives for the same queries.
+
+    Raises:
+        ValueError: if there are no queries, or not as many in both.
+    """
+    if not 0 < len(found) == len(best):
+        raise ValueError(
+            f"expected as many lists found as exact ones, received {len(found)} and {len(best)}."
+        )
+    return float(np.mean([np.isin(b, f).mean() for f, b in zip(found, best, strict=True)]))
 
 
 def recommendation_metrics(
@@ -180,7 +237,8 @@ def recommendation_metrics(
         the same one always).
 
     Raises:
-        ValueError: on shapes that do not fit, or ids outside the catalogue.
+        ValueError: on shapes that do not fit, ids outside the catalogue, an item that a list shows
+            twice.
     """
     recommended, targets = np.asarray(recommended), np.asarray(targets)
     counts = np.asarray(counts)
@@ -189,11 +247,14 @@ def recommendation_metrics(
             "expected recommendations of shape [u, k] and one target for each row, received shapes "
             f"{recommended.shape} and {targets.shape}."
         )
-    if recommended.min() < 1 or recommended.max() >= len(counts):
-        raise ValueError(
-            f"expected item ids from 1 to {len(counts) - 1}, received ids from "
-            f"{recommended.min()} to {recommended.max()}."
-        )
+    rows = np.arange(len(targets))
+    _check_items(recommended, len(counts) - 1, "recommended items", rows)
+    _check_items(targets, len(counts) - 1, "target", rows)
+    ordered = np.sort(recommended, axis=1)
+    twice = ordered[:, 1:] == ordered[:, :-1]  # [u, k - 1]
+    if twice.any():
+        row, place = np.argwhere(twice)[0]
+        raise ValueError(f"user {row + 1} is recommended item {ordered[row, place]} twice.")
     k = recommended.shape[1]
     hits = recommended == targets[:, None]  # [u, k]
     place = np.where(hits.any(1), hits.argmax(1) + 1, k + 1)
@@ -209,12 +270,13 @@ def recommendation_metrics(
 
 
 def bootstrap_interval(
-    per_user_values: np.ndarray, num_samples: int = 1000, seed: int = 0, level: float = 0.95
+    per_user_values: np.ndarray, num_samples: int = 10_000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
     """Percentile interval of the mean, over users drawn with replacement (Efron 1993, chapter 13).
 
     How often each *distinct* value is drawn has a multinomial distribution, and metrics of ranks
-    have few distinct values: drawing the counts is the same experiment, and quick.
+    have few distinct values: drawing the counts is the same experiment, and quick. With many
+    distinct values it is quicker to draw the users.
 
     Args:
         per_user_values: [u], finite.
@@ -234,64 +296,103 @@ def bootstrap_interval(
             f"{num_samples}."
         )
     generator, users = np.random.default_rng(seed), counts.sum()
-    chunk = max(1, (1 << 21) // len(values))
-    means = [
-        generator.multinomial(users, counts / users, size=min(chunk, num_samples - done)) @ values
-        for done in range(0, num_samples, chunk)
-    ]
-    low, high = np.quantile(np.concatenate(means) / users, [(1 - level) / 2, (1 + level) / 2])
+    counted = 16 * len(values) < users  # a count takes about as long as drawing 16 users
+    everyone = np.repeat(values, counts)
+
+    def means(size: int) -> np.ndarray:
+        if counted:
+            return generator.multinomial(users, counts / users, size) @ values / users
+        return everyone[generator.integers(0, users, (size, users))].mean(axis=1)
+
+    chunk = max(1, (1 << 21) // (len(values) if counted else users))
+    drawn = [means(min(chunk, num_samples - done)) for done in range(0, num_samples, chunk)]
+    low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def items_by_user(table: pd.DataFrame, num_users: int) -> tuple[np.ndarray, np.ndarray]:
+    """Who has which items: user i + 1's are `items[offsets[i]:offsets[i + 1]]`.
+
+    Args:
+        table: `user_id` and `item_id`, in any order; what a user has keeps it.
+        num_users: none may have a larger id.
+
+    Returns:
+        offsets [num_users + 1] and items [rows].
+    """
+    if not len(table):
+        return np.zeros(num_users + 1, np.int64), np.zeros(0, np.int64)
+    users, items = table["user_id"].to_numpy(), table["item_id"].to_numpy()
+    if users.dtype.kind not in "iu" or users.min() < 1 or users.max() > num_users:
+        raise ValueError(
+            f"seen items: user_id must be integers from 1 to the number of targets, {num_users}, "
+            f"received {users.dtype} from {users.min()} to {users.max()}."
+        )
+    if (users[1:] < users[:-1]).any():
+        order = np.argsort(users, kind="stable")
+        users, items = users[order], items[order]
+    return np.searchsorted(users, np.arange(1, num_users + 2)), items
 
 
 def _ranks(block, targets, seen, block_size) -> np.ndarray:
     """`block(rows)` gives scores [b, n], and what differences count as none ([b] or 0)."""
-    targets = np.asarray(targets, np.int64)
-    offsets, seen_items = _offsets(seen, len(targets))
+    targets = np.asarray(targets)
+    offsets, seen_items = items_by_user(seen, len(targets))
     ranks = np.empty(len(targets), np.int64)
     for start in range(0, len(targets), block_size):
         rows = slice(start, min(start + block_size, len(targets)))
+        users = np.arange(rows.start, rows.stop)
         scores, slack = block(rows)
-        _check_block(scores, rows, targets[rows])
-        own = scores[np.arange(len(scores)), targets[rows] - 1]
-        ahead = scores >= np.subtract(own, slack)[:, None]  # [b, n], the target included
-
+        if scores.ndim != 2 or len(scores) != len(users):
+            raise ValueError(
+                f"expected scores of shape [{len(users)}, number of items] for users {start + 1} "
+                f"to {rows.stop}, received {scores.shape}."
+            )
+        if np.isnan(scores.min()):  # the minimum of anything with a NaN is NaN
+            raise ValueError(
+                f"the scores of user {users[np.isnan(scores).any(axis=1).argmax()] + 1} contain "
+                "NaN, so they rank nothing. Has the training diverged, or was something divided by "
+                "zero?"
+            )
         lengths = np.diff(offsets[start : rows.stop + 1])
-        items = seen_items[offsets[start] : offsets[rows.stop]]
-        in_row = np.repeat(np.arange(len(scores)), lengths)
-        if (items == targets[rows][in_row]).any():
-            user = start + 1 + in_row[items == targets[rows][in_row]][0]
+        items, owners = seen_items[offsets[start] : offsets[rows.stop]], np.repeat(users, lengths)
+        _check_items(targets[rows], scores.shape[1], "target", users)
+        _check_items(items, scores.shape[1], "seen items", owners)
+        known = items == targets[owners]
+        if known.any():
+            user = owners[known.argmax()] + 1
             raise ValueError(
                 f"user {user}'s target, item {targets[user - 1]}, is among the user's seen items; "
                 "expected it not to be known yet."
             )
-        ahead[in_row, items - 1] = False
+        own = scores[users - start, targets[rows] - 1]
+        ahead = scores >= np.subtract(own, slack)[:, None]  # [b, n], the target included
+        ahead[owners - start, items - 1] = False
         ranks[rows] = ahead.sum(axis=1)
     return ranks
 
 
-def _check_block(scores: np.ndarray, rows: slice, targets: np.ndarray) -> None:
-    if scores.ndim != 2 or len(scores) != len(targets) or scores.shape[1] < targets.max():
+def _check_items(items: np.ndarray, num_items: int, what: str, rows: np.ndarray) -> None:
+    """Ids of items [m] or [m, k]; `rows` [m] says which row, user - 1, each belongs to."""
+    if not items.size:
+        return
+    if items.dtype.kind not in "iu":
+        raise ValueError(f"{what}: expected integer ids, received {items.dtype}.")
+    wrong = (items < 1) | (items > num_items)
+    if wrong.any():
+        user = rows[np.nonzero(wrong)[0][0]] + 1
         raise ValueError(
-            f"expected scores of shape [{len(targets)}, number of items] for users "
-            f"{rows.start + 1} to {rows.stop}, whose largest target is item {targets.max()}, "
-            f"received {scores.shape}."
-        )
-    if targets.min() < 1:
-        raise ValueError(f"targets are item ids from 1, received {targets.min()}.")
-    if np.isnan(scores.min()):  # the minimum of anything with a NaN is NaN
-        user = rows.start + 1 + int(np.isnan(scores).any(axis=1).argmax())
-        raise ValueError(
-            f"the scores of user {user} contain NaN, so they rank nothing. Has the training "
-            "diverged, or was something divided by zero?"
+            f"{what} of user {user}: expected item ids from 1 to {num_items}, received "
+            f"{items[wrong][0]}. Is it padding (0), or does it count from 0, or is it of another "
+            "catalogue?"
         )
 
 
-def _offsets(seen: pd.DataFrame, num_users: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row i + 1's items are `items[offsets[i]:offsets[i + 1]]`."""
-    users, items = seen["user_id"].to_numpy(), seen["item_id"].to_numpy()
-    if len(users) and (users[0] < 1 or users[-1] > num_users or (users[1:] < users[:-1]).any()):
+def _lengths(vectors: np.ndarray, whose: str, start: int = 0) -> np.ndarray:
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    if not np.isfinite(lengths).all():
         raise ValueError(
-            f"seen must be sorted by user_id, from 1 to the number of targets ({num_users}); "
-            f"received ids from {users.min()} to {users.max()}."
+            f"the vector of {whose} {start + 1 + np.isfinite(lengths).argmin()} contains NaN or "
+            "infinity, or is far too long. Has the training diverged?"
         )
-    return np.searchsorted(users, np.arange(1, num_users + 2)), items
+    return lengths

@@ -52,6 +52,10 @@ class Split:
             return pd.concat([self.train, self.validation]).sort_index()
         raise ValueError(f'target must be "validation" or "test", received {target!r}.')
 
+    def seen(self, target: str) -> pd.DataFrame:
+        """What is not ranked or recommended when `target` is to be predicted: see `known`."""
+        return self.known(target)
+
     def targets(self, target: str) -> np.ndarray:
         """Item ids to be predicted, int32 [num_users]; entry i belongs to user i + 1."""
         rows = {"validation": self.validation, "test": self.test}.get(target)
