@@ -1,7 +1,9 @@
-"""Record what a model reached, and read the records back as tables.
+"""Record what a model reached, and read the records back; `tables.py` shows them.
 
 One JSON file per run: `<folder>/<dataset>/<model>-seed<seed>.json`. It holds the metrics, where
-they came from, and every user's rank, so that two models can be compared user by user later on.
+they came from, every user's rank, so that two models can be compared user by user later on, and
+what every user was shown. `<folder>/stale.json` lists the files that an earlier version of the code
+wrote; `results/run.py` and the build of the book keep it, and tables say it.
 """
 
 from __future__ import annotations
@@ -11,21 +13,16 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
-import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from recsys_helpers.metrics import (
-    bootstrap_interval,
-    evaluate,
-    recommendation_metrics,
-    user_values,
-)
+from recsys_helpers.metrics import evaluate, recommendation_metrics
 from recsys_helpers.splits import Split
 
 # Names in the tables, in their order: the baselines first, then the models as the book meets them.
@@ -41,8 +38,6 @@ MODELS = {
     "youtubednn": "YouTubeDNN",
     "self_attentive": "Self-attention",
 }
-METRICS = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr")
-METRIC_NAMES = {"hit_rate": "HR", "ndcg": "NDCG", "precision": "Precision", "mrr": "MRR"}
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "pandas", "annoy")
 
 
@@ -56,7 +51,7 @@ def record_run(
     validation_ranks: np.ndarray | None = None,
     recommended: np.ndarray | None = None,
     parameters: dict | None = None,
-    started: float | None = None,
+    seconds: float | None = None,
     experiment: str = "",
     target: str = "test",
 ) -> Path | None:
@@ -72,7 +67,7 @@ def record_run(
         recommended: item ids [num_users, k], what each user is shown when the test target is asked
             for: for a two-tower model, what Annoy returns.
         parameters: what else was chosen (sizes, rates, epochs); must be expressible in JSON.
-        started: `time.perf_counter()` before training, for the wall clock.
+        seconds: that training took.
         experiment: keeps the run out of the tables of models, in a folder of this name.
         target: what `ranks` are the ranks of, "validation" for experiments that lead to a choice.
 
@@ -90,7 +85,6 @@ def record_run(
                 f"{name} must have one rank for each of the {split.dataset.num_users} users, "
                 f"received shape {np.shape(values)}."
             )
-    table = evaluate(ranks)
     dataset = split.dataset
     run = {
         "dataset": dataset.name,
@@ -98,17 +92,18 @@ def record_run(
         "seed": seed,
         "split": split.name,
         "target": target,
-        "metrics": table["mean"].to_dict(),
-        "intervals": {name: [row["low"], row["high"]] for name, row in table.iterrows()},
+        **evaluated(ranks),
         "validation_metrics": None,
         "recommended": None,
+        "recommended_items": None,
         "num_users": dataset.num_users,
         "num_items": dataset.num_items,
         "split_dataset_fingerprint": dataset.fingerprint,  # after the split dropped rare items
         "configuration": parameters or {},
-        "wall_clock_seconds": None if started is None else round(time.perf_counter() - started, 1),
+        "wall_clock_seconds": None if seconds is None else round(seconds, 1),
         "peak_memory_mib": _peak_memory_mib(),
         "machine": _machine(),
+        "numerics": _numerics(),
         "versions": {"python": platform.python_version()} | _versions(),
         "ranks": _pack(ranks),
     }
@@ -117,7 +112,15 @@ def record_run(
     if recommended is not None:
         counts = np.bincount(split.train["item_id"], minlength=dataset.num_items + 1)
         run["recommended"] = recommendation_metrics(recommended, split.targets("test"), counts)
-    return write_run(Path(folder) / dataset.name / experiment / f"{model}-seed{seed}.json", run)
+        run["recommended_items"] = _pack(recommended)
+    return write_run(_place(folder, dataset.name, experiment) / f"{model}-seed{seed}.json", run)
+
+
+def evaluated(ranks: np.ndarray) -> dict[str, dict]:
+    """Metrics and intervals of `ranks` [num_users], as a record holds them."""
+    table = evaluate(ranks)
+    intervals = {name: [row["low"], row["high"]] for name, row in table.iterrows()}
+    return {"metrics": table["mean"].to_dict(), "intervals": intervals}
 
 
 def write_run(path: Path, run: dict | list[dict]) -> Path:
@@ -136,23 +139,35 @@ def write_run(path: Path, run: dict | list[dict]) -> Path:
 
 
 def load_runs(
-    folder: str | os.PathLike | None = None, dataset: str | None = None, experiment: str = ""
+    folder: str | os.PathLike | None = None,
+    dataset: str | os.PathLike | None = None,
+    experiment: str = "",
 ) -> list[dict]:
-    """Read recorded runs, baselines first; `ranks` as an int array [num_users].
+    """Read recorded runs, baselines first.
 
     Args:
         folder: where results are kept; by default `results/` of the checkout this package is in.
-        dataset: only the runs on this dataset.
+        dataset: only the runs on this dataset; of a path its last part counts, as in
+            `load_dataset`.
         experiment: the runs of this experiment instead of those of the models.
 
     Returns:
-        One dict a run; an empty list where nothing is recorded.
+        One dict a run, with `ranks` as an int array [num_users], `recommended_items` as one
+        [num_users, k] or None, `file`, its path in the folder, and `stale`, whether an earlier
+        version of the code wrote it. An empty list where nothing is recorded.
     """
     folder = _results_folder(folder)
-    pattern = "/".join(filter(None, [dataset or "*", experiment, "*-seed*.json"]))
-    runs = [json.loads(path.read_text()) for path in folder.glob(pattern)]
-    for run in runs:
+    names = [d.name for d in folder.glob("*/")] if dataset is None else [dataset]
+    listed = folder / "stale.json"
+    stale = json.loads(listed.read_text()) if listed.is_file() else []
+    runs = []
+    for path in (p for n in names for p in _place(folder, n, experiment).glob("*-seed*.json")):
+        run = json.loads(path.read_text())
+        run["file"] = path.relative_to(folder).as_posix()
+        run["stale"] = run["file"] in stale
         run["ranks"] = _unpack(run["ranks"])
+        run["recommended_items"] = _unpack(run.get("recommended_items"))
+        runs.append(run)
     order = list(MODELS)
     place = {model: order.index(model) if model in order else len(order) for model in
              {run["model"] for run in runs}}  # fmt: skip
@@ -170,157 +185,29 @@ def load_benchmark(name: str, folder: str | os.PathLike | None = None) -> pd.Dat
     return pd.DataFrame(json.loads(path.read_text())) if path.exists() else pd.DataFrame()
 
 
-def results_table(
-    dataset: str, folder: str | os.PathLike | None = None, metrics: tuple[str, ...] = METRICS
-) -> pd.DataFrame:
-    """The recorded models on one dataset: what the chapters and the README show.
-
-    Args:
-        dataset: name of the dataset.
-        folder: see `load_runs`.
-        metrics: columns, such as "ndcg@10".
-
-    Returns:
-        Text, one row a model: "mean ± standard deviation" over several seeds (over seeds that give
-        the same number, as for the baselines, the interval too), or for one seed the value with its
-        95% bootstrap interval over users. Empty where nothing is recorded.
-    """
-    rows = {}
-    for model, runs in _by_model(dataset, folder).items():
-        row = {"seeds": ", ".join(str(run["seed"]) for run in runs)}
-        for metric in metrics:
-            values = np.array([run["metrics"][metric] for run in runs])
-            if np.ptp(values) > 0:
-                text = f"{values.mean():.4f} ± {values.std(ddof=1):.4f}"
-            else:
-                low, high = runs[0]["intervals"][metric]
-                text = f"{values[0]:.4f} [{low:.4f}, {high:.4f}]"
-            row[metric_name(metric)] = text
-        rows[MODELS.get(model, model)] = row
-    columns = ["seeds", *map(metric_name, metrics)]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
-
-
-def served_table(dataset: str, folder: str | os.PathLike | None = None) -> pd.DataFrame:
-    """What the recorded models show to people, beside the exact ranking it should agree with.
-
-    Args:
-        dataset: name of the dataset.
-        folder: see `load_runs`.
-
-    Returns:
-        One row a model that recorded its recommendations, means over the seeds: HR@10 of the exact
-        ranking, and of what is shown HR@10, and coverage, popularity and Gini coefficient as in
-        `metrics.recommendation_metrics`.
-    """
-    columns = ["HR@10, exact", "HR@10, shown", "coverage", "popularity", "Gini"]
-    keys = ["hit_rate@10", "coverage@10", "popularity@10", "gini@10"]
-    rows = {}
-    for model, runs in _by_model(dataset, folder).items():
-        shown = [
-            [run["metrics"]["hit_rate@10"], *(run["recommended"][key] for key in keys)]
-            for run in runs
-            if run.get("recommended")
-        ]
-        if shown:
-            rows[MODELS.get(model, model)] = np.mean(shown, axis=0)
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
-
-
-def intervals_table(
-    dataset: str, metric: str = "ndcg@10", folder: str | os.PathLike | None = None
-) -> pd.DataFrame:
-    """One metric of every recorded model as numbers, for figures.
-
-    The values of a user are averaged over the seeds first, so the interval is over users.
-
-    Returns:
-        Columns mean, low, high (95% bootstrap interval over users); one row a model.
-    """
-    rows = {}
-    for model, values in _user_means(dataset, metric, folder).items():
-        low, high = bootstrap_interval(values)
-        rows[MODELS.get(model, model)] = {"mean": values.mean(), "low": low, "high": high}
-    columns = ["mean", "low", "high"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
-
-
-def paired_differences(
-    dataset: str,
-    metric: str = "ndcg@10",
-    against: str | None = None,
-    folder: str | os.PathLike | None = None,
-) -> pd.DataFrame:
-    """Models compared on the same users.
-
-    Differences of the same user vary less than the two models do, so they tell models apart whose
-    own intervals overlap.
-
-    Args:
-        dataset: name of the dataset.
-        metric: such as "ndcg@10".
-        against: the model to compare all others with; by default each with the one before it.
-        folder: see `load_runs`.
-
-    Returns:
-        Columns difference, low, high (95% bootstrap interval over users), better, worse (shares
-        of the users); one row a pair, named "<model> − <other>".
-
-    Raises:
-        ValueError: if `against` has no record.
-    """
-    values = _user_means(dataset, metric, folder)
-    pairs = list(zip(values, list(values)[1:], strict=False))
-    if against is not None and values:
-        if against not in values:
-            raise ValueError(f"against must be one of {list(values)}, received {against!r}.")
-        pairs = [(against, model) for model in values if model != against]
-    rows = {}
-    for other, model in pairs:
-        difference = values[model] - values[other]
-        low, high = bootstrap_interval(difference)
-        rows[f"{MODELS.get(model, model)} − {MODELS.get(other, other)}"] = {
-            "difference": difference.mean(),
-            "low": low,
-            "high": high,
-            "better": (difference > 0).mean(),
-            "worse": (difference < 0).mean(),
-        }
-    columns = ["difference", "low", "high", "better", "worse"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("pair")
-
-
-def metric_name(metric: str) -> str:
-    """Turn "ndcg@10" into what people write, "NDCG@10"."""
-    name, at, k = metric.partition("@")
-    return METRIC_NAMES.get(name, name) + at + k
-
-
 def _results_folder(folder: str | os.PathLike | None) -> Path:
     return Path(folder) if folder else Path(__file__).resolve().parent.parent / "results"
 
 
-def _by_model(dataset: str, folder) -> dict[str, list[dict]]:
-    models: dict[str, list[dict]] = {}
-    for run in load_runs(folder, dataset):
-        models.setdefault(run["model"], []).append(run)
-    return models
+def _place(folder, dataset: str | os.PathLike, experiment: str) -> Path:
+    return Path(folder) / Path(dataset).name / experiment
 
 
-def _user_means(dataset: str, metric: str, folder) -> dict[str, np.ndarray]:
-    return {
-        model: np.mean([user_values(run["ranks"], metric) for run in runs], axis=0)
-        for model, runs in _by_model(dataset, folder).items()
-    }
+def _pack(values: np.ndarray) -> dict:
+    """Ids or ranks as text: the smallest of int16 and int32, deflated, base64."""
+    values = np.asarray(values)
+    dtype = "<i2" if values.max() <= np.iinfo(np.int16).max else "<i4"
+    content = base64.b64encode(zlib.compress(values.astype(dtype).tobytes(), 9)).decode()
+    return {"dtype": dtype, "shape": list(values.shape), "deflated": content}
 
 
-def _pack(ranks: np.ndarray) -> str:
-    """Ranks as text: little-endian int32, deflated, base64."""
-    return base64.b64encode(zlib.compress(np.asarray(ranks, "<i4").tobytes(), 9)).decode()
-
-
-def _unpack(text: str) -> np.ndarray:
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").astype(np.int64)
+def _unpack(packed: dict | str | None) -> np.ndarray | None:
+    if packed is None:
+        return None
+    if isinstance(packed, str):  # ranks, as they were recorded first
+        packed = {"dtype": "<i4", "shape": -1, "deflated": packed}
+    content = zlib.decompress(base64.b64decode(packed["deflated"]))
+    return np.frombuffer(content, packed["dtype"]).reshape(packed["shape"]).astype(np.int64)
 
 
 def _versions() -> dict[str, str]:
@@ -336,7 +223,22 @@ def _versions() -> dict[str, str]:
 def _machine() -> str:
     threads = os.environ.get("TF_NUM_INTRAOP_THREADS")
     used = f"{threads} of " if threads else ""
-    return f"{used}{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
+    try:
+        name = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
+    except (OSError, TypeError):  # not Linux, or a processor that has no name there
+        name = platform.processor() or "processor unknown"
+    return f"{used}{os.cpu_count()} cores, {name}, {platform.machine()}, {platform.system()}"
+
+
+def _numerics() -> dict[str, str]:
+    """What decides about the last digits of a sum: libraries and instructions."""
+    numpy = np.show_config(mode="dicts")
+    simd, blas = numpy.get("SIMD Extensions", {}), numpy["Build Dependencies"].get("blas", {})
+    return {
+        "instructions": ", ".join(simd.get("baseline", []) + simd.get("found", [])),
+        "blas": f"{blas.get('name')} {blas.get('version')}",
+        "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "not set"),
+    }
 
 
 def _peak_memory_mib() -> int | None:
