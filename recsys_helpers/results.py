@@ -1,4 +1,4 @@
-"""Record what a model reached, and read the records back; `tables.py` shows them.
+"""Record what a model reached, and read the records back as tables.
 
 One JSON file per run: `<folder>/<dataset>/<model>-seed<seed>.json`. It holds the metrics, where
 they came from, every user's rank, so that two models can be compared user by user later on, and
@@ -9,12 +9,8 @@ wrote; `results/run.py` and the build of the book keep it, and tables say it.
 from __future__ import annotations
 
 import base64
-import importlib.metadata
 import json
 import os
-import platform
-import re
-import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -22,7 +18,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recsys_helpers.metrics import evaluate, recommendation_metrics
+from recsys_helpers.machine import describe_machine
+from recsys_helpers.metrics import (
+    bootstrap_interval,
+    evaluate,
+    recommendation_metrics,
+    user_values,
+)
 from recsys_helpers.splits import Split
 
 # Names in the tables, in their order: the baselines first, then the models as the book meets them.
@@ -38,7 +40,8 @@ MODELS = {
     "youtubednn": "YouTubeDNN",
     "self_attentive": "Self-attention",
 }
-PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "pandas", "annoy")
+METRICS = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr")
+METRIC_NAMES = {"hit_rate": "HR", "ndcg": "NDCG", "precision": "Precision", "mrr": "MRR"}
 
 
 def record_run(
@@ -85,14 +88,15 @@ def record_run(
                 f"{name} must have one rank for each of the {split.dataset.num_users} users, "
                 f"received shape {np.shape(values)}."
             )
-    dataset = split.dataset
+    table, dataset = evaluate(ranks), split.dataset
     run = {
         "dataset": dataset.name,
         "model": model,
         "seed": seed,
         "split": split.name,
         "target": target,
-        **evaluated(ranks),
+        "metrics": table["mean"].to_dict(),
+        "intervals": {name: [row["low"], row["high"]] for name, row in table.iterrows()},
         "validation_metrics": None,
         "recommended": None,
         "recommended_items": None,
@@ -101,10 +105,7 @@ def record_run(
         "split_dataset_fingerprint": dataset.fingerprint,  # after the split dropped rare items
         "configuration": parameters or {},
         "wall_clock_seconds": None if seconds is None else round(seconds, 1),
-        "peak_memory_mib": _peak_memory_mib(),
-        "machine": _machine(),
-        "numerics": _numerics(),
-        "versions": {"python": platform.python_version()} | _versions(),
+        **describe_machine(),
         "ranks": _pack(ranks),
     }
     if validation_ranks is not None:
@@ -114,13 +115,6 @@ def record_run(
         run["recommended"] = recommendation_metrics(recommended, split.targets("test"), counts)
         run["recommended_items"] = _pack(recommended)
     return write_run(_place(folder, dataset.name, experiment) / f"{model}-seed{seed}.json", run)
-
-
-def evaluated(ranks: np.ndarray) -> dict[str, dict]:
-    """Metrics and intervals of `ranks` [num_users], as a record holds them."""
-    table = evaluate(ranks)
-    intervals = {name: [row["low"], row["high"]] for name, row in table.iterrows()}
-    return {"metrics": table["mean"].to_dict(), "intervals": intervals}
 
 
 def write_run(path: Path, run: dict | list[dict]) -> Path:
@@ -185,12 +179,182 @@ def load_benchmark(name: str, folder: str | os.PathLike | None = None) -> pd.Dat
     return pd.DataFrame(json.loads(path.read_text())) if path.exists() else pd.DataFrame()
 
 
+def results_table(
+    dataset: str | os.PathLike,
+    folder: str | os.PathLike | None = None,
+    metrics: tuple[str, ...] = METRICS,
+) -> pd.DataFrame:
+    """The recorded models on one dataset: what the chapters and the README show.
+
+    Args:
+        dataset: name of the dataset.
+        folder: see `load_runs`.
+        metrics: columns, such as "ndcg@10".
+
+    Returns:
+        Text, one row a model: its seeds, "(stale)" if an earlier version of the code wrote them;
+        "mean ± standard deviation" over several seeds (over seeds that give the same number, as for
+        the baselines, the interval too), or for one seed the value with its 95% bootstrap interval
+        over users. Empty where nothing is recorded.
+    """
+    rows = {}
+    for model, runs in _by_model(dataset, folder).items():
+        stale = " (stale)" * any(run["stale"] for run in runs)
+        row = rows[MODELS.get(model, model)] = {
+            "seeds": ", ".join(str(run["seed"]) for run in runs) + stale
+        }
+        for metric in metrics:
+            values = np.array([run["metrics"][metric] for run in runs])
+            if np.ptp(values) > 0:
+                row[metric_name(metric)] = f"{values.mean():.4f} ± {values.std(ddof=1):.4f}"
+            else:
+                low, high = runs[0]["intervals"][metric]
+                row[metric_name(metric)] = f"{values[0]:.4f} [{low:.4f}, {high:.4f}]"
+    return _frame(rows, ["seeds", *map(metric_name, metrics)])
+
+
+def stale_note(
+    dataset: str | os.PathLike, folder: str | os.PathLike | None = None, experiment: str = ""
+) -> str:
+    """One sentence to stand beside tables of records, "" if all are what the code records now.
+
+    Args:
+        dataset: name of the dataset.
+        folder: see `load_runs`.
+        experiment: see `load_runs`.
+    """
+    runs = load_runs(folder, dataset, experiment)
+    stale = [run for run in runs if run["stale"]]
+    if not stale:
+        return ""
+    names = dict.fromkeys(MODELS.get(run["model"], run["model"]) for run in stale)
+    which = "All records" if len(stale) == len(runs) else f"The records of {', '.join(names)}"
+    commits = ", ".join(sorted({str(run.get("git_commit") or "unknown") for run in stale}))
+    return (
+        f"{which} on {stale[0]['dataset']} are stale: an earlier version of the code wrote them "
+        f"(commit {commits}); `make results` makes them anew."
+    )
+
+
+def served_table(
+    dataset: str | os.PathLike, folder: str | os.PathLike | None = None
+) -> pd.DataFrame:
+    """What the recorded models show to people, beside the exact ranking it should agree with.
+
+    Args:
+        dataset: name of the dataset.
+        folder: see `load_runs`.
+
+    Returns:
+        One row a model that recorded its recommendations, means over the seeds: HR@10 of the exact
+        ranking, and of what is shown HR@10, and coverage, popularity and Gini coefficient as in
+        `metrics.recommendation_metrics`.
+    """
+    columns = ["HR@10, exact", "HR@10, shown", "coverage", "popularity", "Gini"]
+    keys = ["hit_rate@10", "coverage@10", "popularity@10", "gini@10"]
+    rows = {}
+    for model, runs in _by_model(dataset, folder).items():
+        shown = [
+            [run["metrics"]["hit_rate@10"], *(run["recommended"][key] for key in keys)]
+            for run in runs
+            if run.get("recommended")
+        ]
+        if shown:
+            rows[MODELS.get(model, model)] = np.mean(shown, axis=0)
+    return _frame(rows, columns)
+
+
+def intervals_table(
+    dataset: str | os.PathLike, metric: str = "ndcg@10", folder: str | os.PathLike | None = None
+) -> pd.DataFrame:
+    """One metric of every recorded model as numbers, for figures.
+
+    The values of a user are averaged over the seeds first, so the interval is over users.
+
+    Returns:
+        Columns mean, low, high (95% bootstrap interval over users); one row a model.
+    """
+    rows = {}
+    for model, values in _user_means(dataset, metric, folder).items():
+        low, high = bootstrap_interval(values)
+        rows[MODELS.get(model, model)] = {"mean": values.mean(), "low": low, "high": high}
+    return _frame(rows, ["mean", "low", "high"])
+
+
+def paired_differences(
+    dataset: str | os.PathLike,
+    metric: str = "ndcg@10",
+    against: str | None = None,
+    folder: str | os.PathLike | None = None,
+) -> pd.DataFrame:
+    """Models compared on the same users.
+
+    Differences of the same user vary less than the two models do, so they tell models apart whose
+    own intervals overlap.
+
+    Args:
+        dataset: name of the dataset.
+        metric: such as "ndcg@10".
+        against: the model to compare all others with; by default each with the one before it.
+        folder: see `load_runs`.
+
+    Returns:
+        Columns difference, low, high (95% bootstrap interval over users), better, worse (shares
+        of the users); one row a pair, named "<model> − <other>".
+
+    Raises:
+        ValueError: if `against` has no record.
+    """
+    values = _user_means(dataset, metric, folder)
+    pairs = list(zip(values, list(values)[1:], strict=False))
+    if against is not None and values:
+        if against not in values:
+            raise ValueError(f"against must be one of {list(values)}, received {against!r}.")
+        pairs = [(against, model) for model in values if model != against]
+    rows = {}
+    for other, model in pairs:
+        difference = values[model] - values[other]
+        low, high = bootstrap_interval(difference)
+        rows[f"{MODELS.get(model, model)} − {MODELS.get(other, other)}"] = {
+            "difference": difference.mean(),
+            "low": low,
+            "high": high,
+            "better": (difference > 0).mean(),
+            "worse": (difference < 0).mean(),
+        }
+    return _frame(rows, ["difference", "low", "high", "better", "worse"], "pair")
+
+
+def metric_name(metric: str) -> str:
+    """Turn "ndcg@10" into what people write, "NDCG@10"."""
+    name, at, k = metric.partition("@")
+    return METRIC_NAMES.get(name, name) + at + k
+
+
 def _results_folder(folder: str | os.PathLike | None) -> Path:
     return Path(folder) if folder else Path(__file__).resolve().parent.parent / "results"
 
 
 def _place(folder, dataset: str | os.PathLike, experiment: str) -> Path:
     return Path(folder) / Path(dataset).name / experiment
+
+
+def _frame(rows: dict, columns: list[str], name: str = "model") -> pd.DataFrame:
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(name)
+
+
+def _by_model(dataset, folder) -> dict[str, list[dict]]:
+    models: dict[str, list[dict]] = {}
+    for run in load_runs(folder, dataset):
+        models.setdefault(run["model"], []).append(run)
+    return models
+
+
+def _user_means(dataset, metric: str, folder) -> dict[str, np.ndarray]:
+    return {
+        model: np.mean([user_values(run["ranks"], metric) for run in runs], axis=0)
+        for model, runs in _by_model(dataset, folder).items()
+    }
 
 
 def _pack(values: np.ndarray) -> dict:
@@ -208,44 +372,3 @@ def _unpack(packed: dict | str | None) -> np.ndarray | None:
         packed = {"dtype": "<i4", "shape": -1, "deflated": packed}
     content = zlib.decompress(base64.b64decode(packed["deflated"]))
     return np.frombuffer(content, packed["dtype"]).reshape(packed["shape"]).astype(np.int64)
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
-
-
-def _machine() -> str:
-    threads = os.environ.get("TF_NUM_INTRAOP_THREADS")
-    used = f"{threads} of " if threads else ""
-    try:
-        name = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
-    except (OSError, TypeError):  # not Linux, or a processor that has no name there
-        name = platform.processor() or "processor unknown"
-    return f"{used}{os.cpu_count()} cores, {name}, {platform.machine()}, {platform.system()}"
-
-
-def _numerics() -> dict[str, str]:
-    """What decides about the last digits of a sum: libraries and instructions."""
-    numpy = np.show_config(mode="dicts")
-    simd, blas = numpy.get("SIMD Extensions", {}), numpy["Build Dependencies"].get("blas", {})
-    return {
-        "instructions": ", ".join(simd.get("baseline", []) + simd.get("found", [])),
-        "blas": f"{blas.get('name')} {blas.get('version')}",
-        "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "not set"),
-    }
-
-
-def _peak_memory_mib() -> int | None:
-    """Largest resident size of this process so far."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))

@@ -28,8 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from book import depends  # noqa: E402
-from recsys_helpers.results import load_runs, write_run  # noqa: E402
-from recsys_helpers.tables import results_table, stale_note  # noqa: E402
+from recsys_helpers.results import load_runs, results_table, stale_note, write_run  # noqa: E402
 
 # What the book reports: every chapter below on each dataset with each of its seeds.
 SEEDS = {name: (1, 2, 3) for name in ("ml-100k", "ml-latest-small", "ml-1m-order")}

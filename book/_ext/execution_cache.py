@@ -41,7 +41,7 @@ def _is_notebook(env, document: str) -> bool:
     return env.doc2path(document).endswith(".ipynb")
 
 
-def _digest(source: str) -> str:
+def digest(source: str) -> str:
     from sphinx.errors import ExtensionError
 
     try:
@@ -62,14 +62,14 @@ def changed(app, env, added, changed, removed):
     """Documents to read again: chapters whose digest is not that of the last build."""
     known = _digests(env)
     paths = {d: Path(env.doc2path(d)) for d in env.found_docs - set(added) if _is_notebook(env, d)}
-    return [d for d, path in paths.items() if known.get(d) != _digest(path.read_text("utf-8"))]
+    return [d for d, path in paths.items() if known.get(d) != digest(path.read_text("utf-8"))]
 
 
 def add_digest(app, document, content):
     """Make the digest part of what jupyter-cache compares."""
     if _is_notebook(app.env, document):
         notebook = json.loads(content[0])
-        value = _digests(app.env)[document] = _digest(content[0])
+        value = _digests(app.env)[document] = digest(content[0])
         notebook["metadata"].setdefault("kernelspec", {})["depends_on"] = value
         content[0] = json.dumps(notebook)
 
