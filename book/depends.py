@@ -113,6 +113,12 @@ def modules(code: str, root: Path = ROOT) -> list[Path]:
     Raises:
         ValueError: something is imported from an `__init__`, or from a module that isn't there.
     """
+    package = sorted((root / PACKAGE).rglob("*.py"))
+    return _modules(code, root, tuple((path, path.read_bytes()) for path in package))
+
+
+@cache
+def _modules(code: str, root: Path, contents: tuple) -> list[Path]:
     finder = _Finder(path=[str(root)])
     finder.scan_code(compile(code, "cells", "exec"), finder.add_module("__main__"))
     if lost := sorted(name for name in finder.badmodules if name.split(".")[0] == PACKAGE):

@@ -277,7 +277,9 @@ def main() -> int:
     if not arguments.list:
         readme = ROOT / "README.md"
         text = readme_with_table(readme.read_text(encoding="utf-8"), results)
-        readme.write_text(text, encoding="utf-8")
+        new = readme.with_suffix(".new")
+        new.write_text(text, encoding="utf-8")
+        new.replace(readme)
     return 0 if arguments.list else failed
 
 
