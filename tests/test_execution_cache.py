@@ -78,6 +78,7 @@ def build(book):
     """Build the small book, without `-W`; returns status, log and which chapters were executed."""
     built = subprocess.run(
         [sys.executable, "-m", "sphinx", "-d", "_build/doctrees", ".", "_build/html"],
+        env=os.environ | {"TF_NUM_INTRAOP_THREADS": "2"},
         cwd=book, text=True, timeout=120, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     log = book / "executed.log"

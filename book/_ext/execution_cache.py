@@ -103,7 +103,7 @@ def execute(app, env, documents):
 
     log = getLogger(__name__).info
     if waiting:
-        log("executing %d chapters, up to %d at a time", len(waiting), AT_ONCE)
+        log("chapters to execute: %d, up to %d at a time", len(waiting), AT_ONCE)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         started = {pool.submit(_execute, p, n, config): p for p, n in waiting.items()}
         for count, future in enumerate(as_completed(started), start=1):
