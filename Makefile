@@ -64,7 +64,7 @@ requirements: $(INSTALLED) ## resolve requirements.txt anew from pyproject.toml
 	  '# Resolved from pyproject.toml by `make requirements`; pip alone installs it.'; \
 	  $(VENV)-uv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras \
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links pyproject.toml \
-	  | grep -v pypy; } > requirements.new
+	  | grep -v pypy; printf '%s\n' '-e .'; } > requirements.new
 	mv requirements.new requirements.txt; rm -rf $(VENV)-uv
 
 clean: ## remove what was built, not the environment nor the data
@@ -78,5 +78,4 @@ $(INSTALLED): requirements.txt pyproject.toml
 	    "Install one, or say where it is: make PYTHON=/path/to/python3.12"; exit 1; fi; \
 	$$python -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@

@@ -1,25 +1,24 @@
 """Record what a model reached, and read the records back as tables.
 
 One JSON file per run: `<folder>/<dataset>/<model>-seed<seed>.json`. It holds the metrics, where
-they came from, and every user's rank, so that two models can be compared user by user later on.
+they came from, every user's rank, so that two models can be compared user by user later on, and
+what every user was shown. `<folder>/stale.json` lists the files that an earlier version of the code
+wrote; `results/run.py` and the build of the book keep it, and tables say it.
 """
 
 from __future__ import annotations
 
 import base64
-import importlib.metadata
 import json
 import os
-import platform
-import sys
 import tempfile
-import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from recsys_helpers.machine import describe_machine
 from recsys_helpers.metrics import (
     bootstrap_interval,
     evaluate,
@@ -43,7 +42,6 @@ MODELS = {
 }
 METRICS = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr")
 METRIC_NAMES = {"hit_rate": "HR", "ndcg": "NDCG", "precision": "Precision", "mrr": "MRR"}
-PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "pandas", "annoy")
 
 
 def record_run(
@@ -56,7 +54,7 @@ def record_run(
     validation_ranks: np.ndarray | None = None,
     recommended: np.ndarray | None = None,
     parameters: dict | None = None,
-    started: float | None = None,
+    seconds: float | None = None,
     experiment: str = "",
     target: str = "test",
 ) -> Path | None:
@@ -72,7 +70,7 @@ def record_run(
         recommended: item ids [num_users, k], what each user is shown when the test target is asked
             for: for a two-tower model, what Annoy returns.
         parameters: what else was chosen (sizes, rates, epochs); must be expressible in JSON.
-        started: `time.perf_counter()` before training, for the wall clock.
+        seconds: that training took.
         experiment: keeps the run out of the tables of models, in a folder of this name.
         target: what `ranks` are the ranks of, "validation" for experiments that lead to a choice.
 
@@ -90,8 +88,7 @@ def record_run(
                 f"{name} must have one rank for each of the {split.dataset.num_users} users, "
                 f"received shape {np.shape(values)}."
             )
-    table = evaluate(ranks)
-    dataset = split.dataset
+    table, dataset = evaluate(ranks), split.dataset
     run = {
         "dataset": dataset.name,
         "model": model,
@@ -102,14 +99,13 @@ def record_run(
         "intervals": {name: [row["low"], row["high"]] for name, row in table.iterrows()},
         "validation_metrics": None,
         "recommended": None,
+        "recommended_items": None,
         "num_users": dataset.num_users,
         "num_items": dataset.num_items,
         "split_dataset_fingerprint": dataset.fingerprint,  # after the split dropped rare items
         "configuration": parameters or {},
-        "wall_clock_seconds": None if started is None else round(time.perf_counter() - started, 1),
-        "peak_memory_mib": _peak_memory_mib(),
-        "machine": _machine(),
-        "versions": {"python": platform.python_version()} | _versions(),
+        "wall_clock_seconds": None if seconds is None else round(seconds, 1),
+        **describe_machine(),
         "ranks": _pack(ranks),
     }
     if validation_ranks is not None:
@@ -117,7 +113,8 @@ def record_run(
     if recommended is not None:
         counts = np.bincount(split.train["item_id"], minlength=dataset.num_items + 1)
         run["recommended"] = recommendation_metrics(recommended, split.targets("test"), counts)
-    return write_run(Path(folder) / dataset.name / experiment / f"{model}-seed{seed}.json", run)
+        run["recommended_items"] = _pack(recommended)
+    return write_run(_place(folder, dataset.name, experiment) / f"{model}-seed{seed}.json", run)
 
 
 def write_run(path: Path, run: dict | list[dict]) -> Path:
@@ -136,23 +133,35 @@ def write_run(path: Path, run: dict | list[dict]) -> Path:
 
 
 def load_runs(
-    folder: str | os.PathLike | None = None, dataset: str | None = None, experiment: str = ""
+    folder: str | os.PathLike | None = None,
+    dataset: str | os.PathLike | None = None,
+    experiment: str = "",
 ) -> list[dict]:
-    """Read recorded runs, baselines first; `ranks` as an int array [num_users].
+    """Read recorded runs, baselines first.
 
     Args:
         folder: where results are kept; by default `results/` of the checkout this package is in.
-        dataset: only the runs on this dataset.
+        dataset: only the runs on this dataset; of a path its last part counts, as in
+            `load_dataset`.
         experiment: the runs of this experiment instead of those of the models.
 
     Returns:
-        One dict a run; an empty list where nothing is recorded.
+        One dict a run, with `ranks` as an int array [num_users], `recommended_items` as one
+        [num_users, k] or None, `file`, its path in the folder, and `stale`, whether an earlier
+        version of the code wrote it. An empty list where nothing is recorded.
     """
     folder = _results_folder(folder)
-    pattern = "/".join(filter(None, [dataset or "*", experiment, "*-seed*.json"]))
-    runs = [json.loads(path.read_text()) for path in folder.glob(pattern)]
-    for run in runs:
+    names = [d.name for d in folder.glob("*/")] if dataset is None else [dataset]
+    listed = folder / "stale.json"
+    stale = json.loads(listed.read_text()) if listed.is_file() else []
+    runs = []
+    for path in (p for n in names for p in _place(folder, n, experiment).glob("*-seed*.json")):
+        run = json.loads(path.read_text())
+        run["file"] = path.relative_to(folder).as_posix()
+        run["stale"] = run["file"] in stale
         run["ranks"] = _unpack(run["ranks"])
+        run["recommended_items"] = _unpack(run.get("recommended_items"))
+        runs.append(run)
     order = list(MODELS)
     place = {model: order.index(model) if model in order else len(order) for model in
              {run["model"] for run in runs}}  # fmt: skip
@@ -171,7 +180,9 @@ def load_benchmark(name: str, folder: str | os.PathLike | None = None) -> pd.Dat
 
 
 def results_table(
-    dataset: str, folder: str | os.PathLike | None = None, metrics: tuple[str, ...] = METRICS
+    dataset: str | os.PathLike,
+    folder: str | os.PathLike | None = None,
+    metrics: tuple[str, ...] = METRICS,
 ) -> pd.DataFrame:
     """The recorded models on one dataset: what the chapters and the README show.
 
@@ -181,27 +192,53 @@ def results_table(
         metrics: columns, such as "ndcg@10".
 
     Returns:
-        Text, one row a model: "mean ± standard deviation" over several seeds (over seeds that give
-        the same number, as for the baselines, the interval too), or for one seed the value with its
-        95% bootstrap interval over users. Empty where nothing is recorded.
+        Text, one row a model: its seeds, "(stale)" if an earlier version of the code wrote them;
+        "mean ± standard deviation" over several seeds (over seeds that give the same number, as for
+        the baselines, the interval too), or for one seed the value with its 95% bootstrap interval
+        over users. Empty where nothing is recorded.
     """
     rows = {}
     for model, runs in _by_model(dataset, folder).items():
-        row = {"seeds": ", ".join(str(run["seed"]) for run in runs)}
+        stale = " (stale)" * any(run["stale"] for run in runs)
+        row = rows[MODELS.get(model, model)] = {
+            "seeds": ", ".join(str(run["seed"]) for run in runs) + stale
+        }
         for metric in metrics:
             values = np.array([run["metrics"][metric] for run in runs])
             if np.ptp(values) > 0:
-                text = f"{values.mean():.4f} ± {values.std(ddof=1):.4f}"
+                row[metric_name(metric)] = f"{values.mean():.4f} ± {values.std(ddof=1):.4f}"
             else:
                 low, high = runs[0]["intervals"][metric]
-                text = f"{values[0]:.4f} [{low:.4f}, {high:.4f}]"
-            row[metric_name(metric)] = text
-        rows[MODELS.get(model, model)] = row
-    columns = ["seeds", *map(metric_name, metrics)]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
+                row[metric_name(metric)] = f"{values[0]:.4f} [{low:.4f}, {high:.4f}]"
+    return _frame(rows, ["seeds", *map(metric_name, metrics)])
 
 
-def served_table(dataset: str, folder: str | os.PathLike | None = None) -> pd.DataFrame:
+def stale_note(
+    dataset: str | os.PathLike, folder: str | os.PathLike | None = None, experiment: str = ""
+) -> str:
+    """One sentence to stand beside tables of records, "" if all are what the code records now.
+
+    Args:
+        dataset: name of the dataset.
+        folder: see `load_runs`.
+        experiment: see `load_runs`.
+    """
+    runs = load_runs(folder, dataset, experiment)
+    stale = [run for run in runs if run["stale"]]
+    if not stale:
+        return ""
+    names = dict.fromkeys(MODELS.get(run["model"], run["model"]) for run in stale)
+    which = "All records" if len(stale) == len(runs) else f"The records of {', '.join(names)}"
+    commits = ", ".join(sorted({str(run.get("git_commit") or "unknown") for run in stale}))
+    return (
+        f"{which} on {stale[0]['dataset']} are stale: an earlier version of the code wrote them "
+        f"(commit {commits}); `make results` makes them anew."
+    )
+
+
+def served_table(
+    dataset: str | os.PathLike, folder: str | os.PathLike | None = None
+) -> pd.DataFrame:
     """What the recorded models show to people, beside the exact ranking it should agree with.
 
     Args:
@@ -224,11 +261,11 @@ def served_table(dataset: str, folder: str | os.PathLike | None = None) -> pd.Da
         ]
         if shown:
             rows[MODELS.get(model, model)] = np.mean(shown, axis=0)
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
+    return _frame(rows, columns)
 
 
 def intervals_table(
-    dataset: str, metric: str = "ndcg@10", folder: str | os.PathLike | None = None
+    dataset: str | os.PathLike, metric: str = "ndcg@10", folder: str | os.PathLike | None = None
 ) -> pd.DataFrame:
     """One metric of every recorded model as numbers, for figures.
 
@@ -241,12 +278,11 @@ def intervals_table(
     for model, values in _user_means(dataset, metric, folder).items():
         low, high = bootstrap_interval(values)
         rows[MODELS.get(model, model)] = {"mean": values.mean(), "low": low, "high": high}
-    columns = ["mean", "low", "high"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
+    return _frame(rows, ["mean", "low", "high"])
 
 
 def paired_differences(
-    dataset: str,
+    dataset: str | os.PathLike,
     metric: str = "ndcg@10",
     against: str | None = None,
     folder: str | os.PathLike | None = None,
@@ -286,8 +322,7 @@ def paired_differences(
             "better": (difference > 0).mean(),
             "worse": (difference < 0).mean(),
         }
-    columns = ["difference", "low", "high", "better", "worse"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("pair")
+    return _frame(rows, ["difference", "low", "high", "better", "worse"], "pair")
 
 
 def metric_name(metric: str) -> str:
@@ -300,50 +335,40 @@ def _results_folder(folder: str | os.PathLike | None) -> Path:
     return Path(folder) if folder else Path(__file__).resolve().parent.parent / "results"
 
 
-def _by_model(dataset: str, folder) -> dict[str, list[dict]]:
+def _place(folder, dataset: str | os.PathLike, experiment: str) -> Path:
+    return Path(folder) / Path(dataset).name / experiment
+
+
+def _frame(rows: dict, columns: list[str], name: str = "model") -> pd.DataFrame:
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(name)
+
+
+def _by_model(dataset, folder) -> dict[str, list[dict]]:
     models: dict[str, list[dict]] = {}
     for run in load_runs(folder, dataset):
         models.setdefault(run["model"], []).append(run)
     return models
 
 
-def _user_means(dataset: str, metric: str, folder) -> dict[str, np.ndarray]:
+def _user_means(dataset, metric: str, folder) -> dict[str, np.ndarray]:
     return {
         model: np.mean([user_values(run["ranks"], metric) for run in runs], axis=0)
         for model, runs in _by_model(dataset, folder).items()
     }
 
 
-def _pack(ranks: np.ndarray) -> str:
-    """Ranks as text: little-endian int32, deflated, base64."""
-    return base64.b64encode(zlib.compress(np.asarray(ranks, "<i4").tobytes(), 9)).decode()
+def _pack(values: np.ndarray) -> dict:
+    """Ids or ranks as text: the smallest of int16 and int32, deflated, base64."""
+    values = np.asarray(values)
+    dtype = "<i2" if values.max() <= np.iinfo(np.int16).max else "<i4"
+    content = base64.b64encode(zlib.compress(values.astype(dtype).tobytes(), 9)).decode()
+    return {"dtype": dtype, "shape": list(values.shape), "deflated": content}
 
 
-def _unpack(text: str) -> np.ndarray:
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").astype(np.int64)
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
-
-
-def _machine() -> str:
-    threads = os.environ.get("TF_NUM_INTRAOP_THREADS")
-    used = f"{threads} of " if threads else ""
-    return f"{used}{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
-
-
-def _peak_memory_mib() -> int | None:
-    """Largest resident size of this process so far."""
-    try:
-        import resource
-    except ImportError:  # Windows
+def _unpack(packed: dict | str | None) -> np.ndarray | None:
+    if packed is None:
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
+    if isinstance(packed, str):  # ranks, as they were recorded first
+        packed = {"dtype": "<i4", "shape": -1, "deflated": packed}
+    content = zlib.decompress(base64.b64decode(packed["deflated"]))
+    return np.frombuffer(content, packed["dtype"]).reshape(packed["shape"]).astype(np.int64)

@@ -2,19 +2,19 @@
 
 A reference run is a chapter with other parameters, executed in a fresh kernel up to and including
 that cell; what comes after it are experiments that cannot change what was recorded. Runs that are
-recorded for the same inputs are not repeated, so this can be stopped and started at will:
+recorded for the same inputs (`book/depends.py`) are not repeated, so this can be stopped and
+started at will. Each call also writes to `stale.json` which records no longer are what the code
+would record; the tables of the book say it of them:
 
     python results/run.py                   run what is missing or out of date
     python results/run.py --list            say what that is
-    python results/run.py --readme          rewrite the results table of the README
+    python results/run.py --readme          rewrite the results tables of the README
     python results/run.py --chapter 04_dssm --dataset ml-100k --seed 1      only these
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import hashlib
 import json
 import os
 import shutil
@@ -27,8 +27,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from recsys_helpers.datasets import load_dataset  # noqa: E402
-from recsys_helpers.results import load_runs, results_table, write_run  # noqa: E402
+from book import depends  # noqa: E402
+from recsys_helpers.results import load_runs, results_table, stale_note, write_run  # noqa: E402
 
 # What the book reports: every chapter below on each dataset with each of its seeds.
 SEEDS = {name: (1, 2, 3) for name in ("ml-100k", "ml-latest-small", "ml-1m-order")}
@@ -54,17 +54,6 @@ PARAMETERS: dict[tuple[str, str], dict] = {
     ("09_ablation", "ml-1m-order"): LARGE | {"dropout": 0.2, "epochs": 3},
 }
 
-RECORD = "record"
-# The order in which threads add numbers up changes their last digits. With one thread a record does
-# not depend on the number of cores, and several runs side by side don't get in each other's way.
-ONE_THREAD = {
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
-# These write and draw what was computed; they cannot change it.
-NOT_INPUTS = {"results", "plots"}
 README_MARKERS = ("<!-- results:begin -->", "<!-- results:end -->")
 
 
@@ -80,201 +69,62 @@ def plan() -> list[tuple[str, dict]]:
     ]
 
 
-# What a run depends on
-
-
-def recorded_cells(notebook: dict) -> list[dict]:
-    """The code cells up to and including the one tagged `record`.
-
-    Raises:
-        ValueError: if there is not exactly one.
-    """
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    tagged = [i for i, cell in enumerate(cells) if RECORD in _tags(cell)]
-    if len(tagged) != 1:
-        raise ValueError(f"expected one cell tagged {RECORD!r}, received {len(tagged)}.")
-    return cells[: tagged[0] + 1]
-
-
-def inputs_hash(notebook_path: Path, parameters: dict, fingerprint: str, package: Path) -> str:
-    """SHA-256 over everything that can change what a chapter records.
-
-    That is the code of its cells up to the record cell, the functions, classes and constants of
-    the package that these use, directly or not, the parameters and the data. Comments, docstrings
-    and layout are not part of it, nor is the cell that installs the package. So a new tower in
-    `towers.py` leaves the records of the others as they are.
-
-    Args:
-        notebook_path: the chapter.
-        parameters: of the run; they override those in the chapter's parameters cell.
-        fingerprint: of the dataset.
-        package: folder of the package `recsys_helpers`.
-
-    Raises:
-        ValueError: if the chapter doesn't have one of the parameters, or its parameters cell does
-            more than assign.
-    """
-    cells = recorded_cells(json.loads(notebook_path.read_text(encoding="utf-8")))
-    chapter, defaults = [], {}
-    for cell in cells:
-        tree = _parse("".join(cell["source"]))
-        if "parameters" in _tags(cell):
-            for node in tree.body:
-                if not isinstance(node, ast.Assign):
-                    raise ValueError(
-                        "a parameters cell holds assignments only, received "
-                        f"{ast.unparse(node)!r} in {notebook_path.name}."
-                    )
-                defaults[ast.unparse(node.targets[0])] = _canonical(node.value)
-        elif "install" not in _tags(cell):
-            chapter.append(tree)
-    own = {
-        name: _canonical(ast.parse(repr(value)).body[0].value) for name, value in parameters.items()
-    }
-    if own.keys() - defaults.keys():
-        raise ValueError(
-            f"{notebook_path.name} has no parameters {sorted(own.keys() - defaults.keys())}; "
-            f"it has {sorted(defaults)}."
-        )
-    effective = defaults | own
-    effective.pop("record_to", None)
-
-    used = _definitions([name for tree in chapter for name in _imports(tree, package)], package)
-    content = [
-        [_canonical(_without_docstrings(tree)) for tree in chapter],
-        sorted(used.items()),
-        sorted(effective.items()),
-        fingerprint,
-    ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _tags(cell: dict) -> list[str]:
-    return cell["metadata"].get("tags", [])
-
-
-def _parse(source: str) -> ast.Module:
-    """Parse a cell, line magics and shell escapes included."""
-    from IPython.core.inputtransformer2 import TransformerManager
-
-    return ast.parse(TransformerManager().transform_cell(source))
-
-
-def _canonical(node):
-    """A syntax tree as nested lists that do not depend on the version of Python.
-
-    `ast.dump` does: newer versions add fields. An empty field says nothing, so it is left out, and
-    so is the empty string that Python 3.12.1 puts into some f-strings.
-    """
-    if isinstance(node, ast.JoinedStr):
-        node.values = [v for v in node.values if getattr(v, "value", None) != ""]
-    if isinstance(node, ast.AST):
-        silent = ("ctx", "kind", "type_comment", "type_ignores")
-        return [type(node).__name__] + [
-            [name, _canonical(value)]
-            for name, value in ast.iter_fields(node)
-            if name not in silent and value is not None and value != []
-        ]
-    return [_canonical(item) for item in node] if isinstance(node, list) else repr(node)
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(tree):
-        if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-    return tree
-
-
-def _imports(tree: ast.AST, package: Path) -> list[tuple[str, str | None]]:
-    """What `tree` imports from the package and can change a result: (module, name).
-
-    The name is None for a module as a whole.
-    """
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            dotted = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            module = [package.name] * (node.level > 0) + [node.module] * bool(node.module)
-            dotted = [".".join([*module, alias.name]) for alias in node.names]
-        else:
-            continue
-        for path in dotted:
-            top, module, name = [*path.split("."), None, None][:3]
-            if (
-                top == package.name
-                and module not in NOT_INPUTS
-                and (package / f"{module}.py").is_file()
-            ):
-                found.append((module, name))
-    return found
-
-
-def _definitions(wanted: list[tuple[str, str | None]], package: Path) -> dict[str, list]:
-    """The code of the package behind `wanted`: "module.name" -> its statements, canonical.
-
-    Followed are names, through modules and their imports. Statements that bind no name, such as an
-    `if` at the top of a module, belong to everything in it.
-    """
-    modules: dict[str, dict[str | None, list[ast.stmt]]] = {}
-    found: dict[str, list] = {}
-    waiting = list(wanted)
-    while waiting:
-        module, name = waiting.pop()
-        if module not in modules:
-            tree = _without_docstrings(
-                ast.parse((package / f"{module}.py").read_text(encoding="utf-8"))
-            )
-            modules[module] = {}
-            for node in tree.body:
-                for bound in _bound(node) or [None]:
-                    modules[module].setdefault(bound, []).append(node)
-        names = modules[module]
-        if name is None:
-            waiting += [(module, every) for every in names if every is not None]
-        for key in (name, None):
-            if f"{module}.{key}" in found or key not in names:
-                continue
-            found[f"{module}.{key}"] = []
-            for node in names[key]:
-                from_package = _imports(node, package)
-                if not isinstance(node, ast.ImportFrom) or not from_package:
-                    found[f"{module}.{key}"].append(_canonical(node))
-                waiting += [i for i in from_package if i[1] in (None, key) or key is None]
-                waiting += [
-                    (module, n.id) for n in ast.walk(node) if isinstance(n, ast.Name)
-                    if n.id in names
-                ]  # fmt: skip
-    return found
-
-
-def _bound(node: ast.stmt) -> list[str]:
-    """The names that a statement at the top of a module binds."""
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return [node.name]
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return [alias.asname or alias.name.split(".")[0] for alias in node.names]
-    if isinstance(node, (ast.Assign, ast.AnnAssign)):
-        return [n.id for n in ast.walk(node) if isinstance(n, ast.Name)
-                and isinstance(n.ctx, ast.Store)]  # fmt: skip
-    return []
-
-
 # Running
 
 
-def state(chapter: str, parameters: dict, results: Path, root: Path = ROOT) -> str:
-    """What `results` knows of a run: "recorded", "out of date", "missing" or "no chapter"."""
-    notebook = root / "notebooks" / f"{chapter}.ipynb"
-    if not notebook.is_file():
+def state(
+    chapter: str, parameters: dict, results: Path, data: str | None = None, root: Path = ROOT
+) -> str:
+    """What `results` knows of a run: "recorded", "out of date", "missing" or "no chapter".
+
+    Args:
+        chapter: name of the notebook.
+        parameters: override those of its parameters cell.
+        results: folder of the records.
+        data: digest of the dataset; by default of the one that was recorded.
+        root: the checkout.
+    """
+    if not _notebook(chapter, root).is_file():
         return "no chapter"
     runs = _recorded(chapter, parameters, results)
     if not runs:
         return "missing"
-    fingerprint = load_dataset(parameters["dataset"], verbose=False).fingerprint
-    inputs = inputs_hash(notebook, parameters, fingerprint, root / "recsys_helpers")
-    return "recorded" if all(run["inputs"] == inputs for run in runs) else "out of date"
+    current = all(_is_current(run, parameters, data, root) for run in runs)
+    return "recorded" if current else "out of date"
+
+
+def stale(results: Path, root: Path = ROOT) -> list[str]:
+    """Files in `results` that the code and the plan of this checkout would not write as they are.
+
+    Whether the data have changed isn't asked: the answer is the same on machines without them.
+    """
+    planned = {(chapter, p["dataset"], p["seed"]): p for chapter, p in plan()}
+    files = []
+    for experiment in ("", *EXPERIMENTS.values()):
+        for run in load_runs(results, experiment=experiment):
+            parameters = planned.get((run["chapter"], run["dataset"], run["seed"]))
+            if parameters is None or not _is_current(run, parameters, None, root):
+                files.append(run["file"])
+    return sorted(files)
+
+
+def write_stale() -> None:
+    """Write `stale.json`, if it says something else."""
+    path, files = ROOT / "results" / "stale.json", stale(ROOT / "results")
+    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != files:
+        write_run(path, files)
+
+
+def _notebook(chapter: str, root: Path) -> Path:
+    return root / "notebooks" / f"{chapter}.ipynb"
+
+
+def _is_current(run: dict, parameters: dict, data: str | None, root: Path) -> bool:
+    """Whether `run` is what its chapter would record now."""
+    notebook, data = _notebook(run["chapter"], root), data or run.get("dataset_digest", "")
+    return notebook.is_file() and run["inputs"] == depends.record(
+        notebook.read_text(encoding="utf-8"), parameters, data, root
+    )
 
 
 def _recorded(chapter: str, parameters: dict, results: Path) -> list[dict]:
@@ -282,13 +132,16 @@ def _recorded(chapter: str, parameters: dict, results: Path) -> list[dict]:
     return [r for r in runs if (r["chapter"], r["seed"]) == (chapter, parameters["seed"])]
 
 
-def run_chapter(chapter: str, parameters: dict, results: Path, root: Path = ROOT) -> list[Path]:
+def run_chapter(
+    chapter: str, parameters: dict, results: Path, data: str, root: Path = ROOT
+) -> list[Path]:
     """Execute a chapter up to its record cell in a fresh kernel, and keep what it recorded.
 
     Args:
         chapter: name of the notebook.
         parameters: override those of its parameters cell.
         results: folder to keep the records in.
+        data: digest of the dataset.
         root: the checkout.
 
     Returns:
@@ -296,21 +149,20 @@ def run_chapter(chapter: str, parameters: dict, results: Path, root: Path = ROOT
 
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails; nothing is kept then.
-        RuntimeError: if the chapter recorded nothing.
+        RuntimeError: if the chapter recorded nothing, or something else than it was asked for.
     """
     from nbclient import NotebookClient
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
-    path = root / "notebooks" / f"{chapter}.ipynb"
-    fingerprint = load_dataset(parameters["dataset"], verbose=False).fingerprint
-    inputs = inputs_hash(path, parameters, fingerprint, root / "recsys_helpers")
+    path = _notebook(chapter, root)
+    inputs = depends.record(path.read_text(encoding="utf-8"), parameters, data, root)
     with tempfile.TemporaryDirectory() as temporary:
         notebook = parameterize_notebook(
             load_notebook_node(str(path)), parameters | {"record_to": temporary}
         )
-        record = next(i for i, cell in enumerate(notebook.cells) if RECORD in _tags(cell))
-        notebook.cells = notebook.cells[: record + 1]
+        tagged = ["record" in cell.metadata.get("tags", []) for cell in notebook.cells]
+        notebook.cells = notebook.cells[: tagged.index(True) + 1]
         client = NotebookClient(
             notebook,
             timeout=None,
@@ -319,13 +171,11 @@ def run_chapter(chapter: str, parameters: dict, results: Path, root: Path = ROOT
         )
         places = [str(root), os.environ.get("PYTHONPATH")]
         path_variable = {"PYTHONPATH": os.pathsep.join(filter(None, places))}
-        client.execute(env=os.environ | ONE_THREAD | path_variable)
+        client.execute(env=os.environ | depends.ONE_THREAD | path_variable)
         found = sorted(Path(temporary).glob("**/*.json"))
         if not found:
             raise RuntimeError(f"{chapter} recorded nothing with {parameters}.")
-        experiment = EXPERIMENTS.get(chapter, "")
-        stale = {results / r["dataset"] / experiment / f"{r['model']}-seed{r['seed']}.json"
-                 for r in _recorded(chapter, parameters, results)}  # fmt: skip
+        before = {results / run["file"] for run in _recorded(chapter, parameters, results)}
         written = []
         for file in found:
             run = json.loads(file.read_text())
@@ -333,15 +183,15 @@ def run_chapter(chapter: str, parameters: dict, results: Path, root: Path = ROOT
             if wrong:
                 raise RuntimeError(f"{chapter} was run with {parameters} but recorded {wrong}.")
             run |= {"chapter": chapter, "parameters": parameters, "inputs": inputs}
-            run |= {"dataset_fingerprint": fingerprint, "git_commit": _commit(root)}
+            run |= {"dataset_digest": data, "git_commit": _commit(root)}
             written.append(write_run(results / file.relative_to(temporary), run))
-        for path in stale - set(written):  # models that the chapter no longer has
-            path.unlink()
+        for gone in before - set(written):  # models that the chapter no longer has
+            gone.unlink()
     return written
 
 
 def _commit(root: Path) -> str | None:
-    """The commit that is checked out, "-dirty" if code or chapters differ from it."""
+    """The commit that is checked out, "-dirty" if what records depend on differs from it."""
     if not shutil.which("git"):
         return None
 
@@ -349,8 +199,8 @@ def _commit(root: Path) -> str | None:
         command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--", "notebooks", "recsys_helpers", "results/run.py")
-    commit = git("rev-parse", "--short=12", "HEAD")
+    sources = ("notebooks", "recsys_helpers", "requirements.txt", "results/run.py")
+    commit, changed = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", *sources)
     return (commit + "-dirty" * bool(changed)) or None
 
 
@@ -365,8 +215,7 @@ def readme_table(results: Path) -> str:
         if table.empty:
             continue
         header = ["model", *table.columns]
-        rows = [[name, *row] for name, row in zip(table.index, table.to_numpy(), strict=True)]
-        lines = [header, ["---"] * len(header), *rows]
+        lines = [header, ["---"] * len(header), *table.reset_index().to_numpy()]
         run = load_runs(results, dataset)[0]
         spread = "mean ± standard deviation over seeds, or " if len(seeds) > 1 else ""
         parts.append(
@@ -374,6 +223,7 @@ def readme_table(results: Path) -> str:
             f"{run['num_items']:,} items; {spread}value with its 95% bootstrap interval over "
             "users.\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
         )
+        parts += filter(None, [stale_note(dataset, results)])
     return "\n\n".join(parts) or "Nothing is recorded yet: `make results` does it."
 
 
@@ -394,46 +244,43 @@ def main() -> int:
     """Command line; returns the number of runs that failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--list", action="store_true", help="say what is recorded; run nothing")
-    parser.add_argument("--readme", action="store_true", help="rewrite the README's table only")
+    parser.add_argument("--readme", action="store_true", help="rewrite the README's tables only")
     parser.add_argument("--dataset", choices=SEEDS)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--chapter", choices=(*CHAPTERS, *EXPERIMENTS))
     arguments = parser.parse_args()
     results, failed = ROOT / "results", 0
-
-    if not arguments.readme:
-        for chapter, parameters in plan():
-            wanted = {"chapter": chapter} | parameters
-            if any(
-                getattr(arguments, k) not in (None, wanted[k])
-                for k in ("dataset", "seed", "chapter")
-            ):
-                continue
-            try:
-                known = state(chapter, parameters, results)
-            except (OSError, ValueError) as error:
-                print(f"{chapter}, {parameters}: no data here\n  {error}", file=sys.stderr)
-                failed += not arguments.list
-                continue
-            print(f"{chapter}, {parameters}: {known}", flush=True)
+    for chapter, parameters in [] if arguments.readme else plan():
+        wanted = {"chapter": chapter} | parameters
+        if any(
+            getattr(arguments, k) not in (None, wanted[k]) for k in ("dataset", "seed", "chapter")
+        ):
+            continue
+        print(f"{chapter}, {parameters}: ", end="", flush=True)
+        start = time.perf_counter()
+        try:
+            data = depends.dataset_digest(parameters["dataset"])
+            known = state(chapter, parameters, results, data)
+            print(known, flush=True)
             if arguments.list or known in ("recorded", "no chapter"):
                 continue
-            start = time.perf_counter()
-            try:
-                files = run_chapter(chapter, parameters, results)
-            except Exception as error:  # one chapter that fails must not cost the others
-                print(f"  failed: {error}", file=sys.stderr, flush=True)
-                failed += 1
-                continue
-            for file in files:
-                metrics = json.loads(file.read_text())["metrics"]
-                print(f"  {file.relative_to(ROOT)}: NDCG@10 {metrics['ndcg@10']:.4f}")
-            print(f"  {time.perf_counter() - start:.0f} s", flush=True)
-    readme = ROOT / "README.md"
-    if not arguments.list and readme.is_file():
+            files = run_chapter(chapter, parameters, results, data)
+        except Exception as error:  # one run that fails must not cost the others
+            print(f"failed: {error}", file=sys.stderr, flush=True)
+            failed += 1
+            continue
+        for file in files:
+            metrics = json.loads(file.read_text())["metrics"]
+            print(f"  {file.relative_to(ROOT)}: NDCG@10 {metrics['ndcg@10']:.4f}")
+        print(f"  {time.perf_counter() - start:.0f} s", flush=True)
+    write_stale()
+    if not arguments.list:
+        readme = ROOT / "README.md"
         text = readme_with_table(readme.read_text(encoding="utf-8"), results)
-        readme.write_text(text, encoding="utf-8")
-    return failed
+        new = readme.with_suffix(".new")
+        new.write_text(text, encoding="utf-8")
+        new.replace(readme)
+    return 0 if arguments.list else failed
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Recording runs, deciding what is out of date, and the tables made of the records."""
 
-import ast
-import hashlib
 import importlib.util
 import json
 from pathlib import Path
@@ -9,10 +7,11 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook
 
-from recsys_helpers import results
+from recsys_helpers import pages, results
 from recsys_helpers.datasets import load_dataset
+from recsys_helpers.metrics import metrics_from_ranks, recommendation_metrics
 from recsys_helpers.splits import leave_last_out
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,11 +25,15 @@ USERS = 4
 @pytest.fixture
 def split(tmp_path):
     """Four users, and three movies that all of them watched in the same order."""
-    folder = tmp_path / "data" / "tiny"
+    folder = write_data(tmp_path / "data" / "tiny")
+    return leave_last_out(load_dataset(folder, verbose=False), min_item_interactions=1)
+
+
+def write_data(folder):
     folder.mkdir(parents=True)
     rows = [f"{user},{item},{item}" for user in range(USERS) for item in range(3)]
     (folder / "interactions.csv").write_text("user_id,item_id,position\n" + "\n".join(rows))
-    return leave_last_out(load_dataset(folder, verbose=False), min_item_interactions=1)
+    return folder
 
 
 def record(folder, split, model, seed, ranks, **more):
@@ -44,7 +47,7 @@ def test_round_trip(tmp_path, split):
     ranks = np.array([1, 2, 11, 70_000])
     path = record(
         tmp_path / "r", split, "fm", 3, ranks, validation_ranks=np.ones(USERS, int),
-        parameters={"dim": 32}, started=0.0,
+        parameters={"dim": 32}, seconds=2.04,
     )  # fmt: skip
     assert path == tmp_path / "r" / "tiny" / "fm-seed3.json"
     assert [p.name for p in path.parent.iterdir()] == ["fm-seed3.json"]  # nothing temporary
@@ -59,7 +62,8 @@ def test_round_trip(tmp_path, split):
     assert loaded["validation_metrics"]["precision@10"] == pytest.approx(0.1)
     assert loaded["configuration"] == {"dim": 32} and loaded["split"] == "leave-last-out"
     assert loaded["split_dataset_fingerprint"] == split.dataset.fingerprint
-    assert loaded["wall_clock_seconds"] > 0 and loaded["peak_memory_mib"] > 10
+    assert loaded["wall_clock_seconds"] == 2.0 and loaded["peak_memory_mib"] > 10
+    assert "cores" in loaded["machine"] and loaded["numerics"]["instructions"]
     assert loaded["versions"]["numpy"] == np.__version__
 
 
@@ -134,6 +138,10 @@ def test_what_is_shown_stands_beside_the_exact_ranking(tmp_path, split):
     (first, second) = results.load_runs(tmp_path)
     assert first["recommended"]["hit_rate@1"] == 0.5 and second["recommended"]["hit_rate@1"] == 1
     assert first["recommended"]["coverage@1"] == 1
+    assert first["recommended_items"].tolist() == shown[0].tolist()
+    counts = np.bincount(split.train["item_id"], minlength=4)
+    again = recommendation_metrics(first["recommended_items"], split.targets("test"), counts)
+    assert again == first["recommended"]
     # In training the first movie was watched by four users, the target by nobody.
     assert first["recommended"]["popularity@1"] == 1 and second["recommended"]["popularity@1"] == 0
     ten = np.repeat(shown[0], 10, axis=1)
@@ -160,116 +168,83 @@ def test_differences_are_paired_by_user(recorded):
     assert means.tolist() == pytest.approx([0.25, 0.625, 1])
 
 
-# What a run depends on
+@pytest.mark.parametrize("name", ["shop [1]", "shop*", "tiny"])
+def test_data_of_ones_own_are_recorded_by_the_name_of_their_folder(tmp_path, monkeypatch, name):
+    folder = write_data(tmp_path / "somewhere" / name)
+    own = leave_last_out(load_dataset(folder, verbose=False), min_item_interactions=1)
+    record(tmp_path, own, "fm", 1, np.ones(USERS, int))
+    monkeypatch.chdir(tmp_path)
+    for place in (name, folder, str(folder), f"somewhere/{name}/"):
+        assert [run["dataset"] for run in results.load_runs(tmp_path, place)] == [name]
+        assert list(results.results_table(place, tmp_path).index) == ["FM"]
+    for place in ("/some/where/shop", "../shop", "shop[1]", "[", "", "/", tmp_path / "tiny?"):
+        for table in (
+            results.results_table, results.served_table, results.paired_differences,
+            results.intervals_table,
+        ):  # fmt: skip
+            assert table(place, folder=tmp_path).empty
+        assert results.load_runs(None, place) == [] and results.stale_note(place) == ""
 
 
-def chapter(*cells, parameters='dataset = "tiny"\nseed = 1\nepochs = 3\nrecord_to = ""'):
-    tagged = {"tags": ["install"]}, {"tags": ["parameters"]}
-    return new_notebook(
-        cells=[
-            new_markdown_cell("# Title"),
-            new_code_cell("%pip install something", metadata=tagged[0]),
-            new_code_cell(parameters, metadata=tagged[1]),
-            *(new_code_cell(c) if isinstance(c, str) else c for c in cells),
-        ],
-        metadata={"kernelspec": {"name": "python3", "language": "python", "display_name": "x"}},
-    )
+def test_stale_records_say_so(recorded):
+    assert results.stale_note("tiny", recorded) == ""
+    files = [run["file"] for run in results.load_runs(recorded)]
+    assert files[1:3] == ["tiny/popularity-seed2.json", "tiny/dssm-seed1.json"]
+    results.write_run(recorded / "stale.json", files[2:3])
+    table = results.results_table("tiny", recorded)
+    assert table["seeds"].tolist() == ["1, 2", "1, 2 (stale)", "1"]
+    note = results.stale_note("tiny", recorded)
+    assert note.startswith("The records of DSSM on tiny are stale: an earlier version of the code")
+    results.write_run(recorded / "stale.json", files)
+    assert results.stale_note("tiny", recorded).startswith("All records on tiny are stale")
+    assert results.stale_note("another", recorded) == ""
 
 
-def tagged_record(source="record()"):
-    return new_code_cell(source, metadata={"tags": ["record"]})
+# What a page shows
 
 
-PACKAGE = {
-    "models": '"""Doc."""\nfrom recsys_helpers import layers\n'
-    "from recsys_helpers.parts import Base, Other\nSCALE = 2\n"
-    'class A(Base):\n    """Doc."""\n'
-    'def f(x):\n    """Doc."""\n    return layers.SIZE * A(x * SCALE)\n'
-    "class B(Other):\n    pass\n",
-    "layers": "import recsys_helpers.results\nSIZE = 3\n",
-    "parts": "class Base:\n    def g(self):\n        return h()\n\ndef h():\n    return 5\n"
-    "class Other:\n    pass\n",
-    "results": "A = 1\n",
-    "unused": "B = 1\n",
-}
-CELLS = ["from recsys_helpers.models import f\n%time y = f(2)", tagged_record(), "later()"]
+def test_a_page_shows_its_model_below_those_before_it(recorded, split):
+    record(recorded, split, "self_attentive", 1, np.ones(USERS, int))  # comes later in the book
+    ranks = {"dssm": np.array([1, 1, 1, 100])}
+    table = pages.table_with(split, ranks, 7, recorded, metrics=("hit_rate@10",))
+    assert table.data.index.tolist() == ["Popularity", "a_new_model", "DSSM, this page"]
+    assert table.data["seeds"].tolist() == ["1, 2", "1", "7"]
+    assert table.data.loc["DSSM, this page", "HR@10"].startswith("0.7500 [0.2500, 1.0000]")
+    assert table.caption.startswith("tiny, leave-last-out, test target, 4 users, 3 items")
+    assert "stale" not in table.caption
+    results.write_run(recorded / "stale.json", ["tiny/dssm-seed1.json"])
+    assert "DSSM on tiny are stale" in pages.table_with(split, ranks, 7, recorded).caption
+    assert len(pages.table_with(split, ranks, 7, recorded / "nothing").data) == 1
 
 
-def hashed(tmp_path, notebook=None, package=None, parameters=None, fingerprint="x"):
-    folder = tmp_path / "recsys_helpers"
-    folder.mkdir(exist_ok=True)
-    for name, source in {**PACKAGE, **(package or {})}.items():
-        (folder / f"{name}.py").write_text(source)
-    nbformat.write(notebook or chapter(*CELLS), tmp_path / "chapter.ipynb")
-    given = {"dataset": "tiny", "seed": 1} | (parameters or {})
-    return run.inputs_hash(tmp_path / "chapter.ipynb", given, fingerprint, folder)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"notebook": chapter("# a comment\n" + CELLS[0], *CELLS[1:])},
-        {"notebook": chapter("from recsys_helpers.models import f\n\n%time y = f(2)", *CELLS[1:])},
-        {"notebook": chapter(*CELLS[:2], "something_else()")},
-        {"notebook": chapter(*CELLS, parameters='dataset = "x"  # words\nseed = 7\nepochs = 3')},
-        {"package": {"models": PACKAGE["models"].replace("Doc.", "Other words.")}},
-        {"package": {"models": PACKAGE["models"].replace('"""Doc."""\nfrom', "from")}},
-        {"package": {"layers": PACKAGE["layers"] + "# a comment\n"}},
-        {"package": {"results": "A = 2\n", "unused": "B = 2\n"}},
-        {"package": {"models": PACKAGE["models"].replace("pass", "x = 1")}},  # B isn't used
-        {"package": {"parts": PACKAGE["parts"].replace("pass", "x = 1")}},  # nor its base class
-        {"parameters": {"record_to": "elsewhere"}},
-    ],
-)
-def test_what_cannot_change_a_result_does_not_change_the_hash(tmp_path, change):
-    assert hashed(tmp_path, **change) == hashed(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"notebook": chapter(CELLS[0].replace("2", "3"), *CELLS[1:])},
-        {"notebook": chapter(CELLS[0], tagged_record("record(1)"), CELLS[2])},
-        {"notebook": chapter(*CELLS, parameters='dataset = "tiny"\nseed = 1\nepochs = 5')},
-        {"package": {"models": PACKAGE["models"].replace("A(x", "A(-x")}},
-        {"package": {"models": PACKAGE["models"].replace("SCALE = 2", "SCALE = 3")}},
-        {"package": {"parts": PACKAGE["parts"].replace("return h()", "return -h()")}},
-        {"package": {"parts": PACKAGE["parts"].replace("5", "6")}},  # used by a base class's method
-        {"package": {"parts": PACKAGE["parts"] + "if True:\n    Base.g = None\n"}},
-        {"package": {"layers": PACKAGE["layers"].replace("3", "4")}},  # imported by an import
-        {"parameters": {"seed": 2}},
-        {"parameters": {"epochs": 2}},
-        {"fingerprint": "y"},
-    ],
-)
-def test_what_can_change_a_result_changes_the_hash(tmp_path, change):
-    assert hashed(tmp_path, **change) != hashed(tmp_path)
-
-
-def test_hash_is_the_same_on_every_python():
-    source = (
-        "@d\nclass A(B):\n    x: int = 1\n    def f(self, *a, k=None, **w):\n"
-        "        return f'{k!r:>{a[0]}} and ' 'more' + str(-1.5e3) if a else [i async for i in w]\n"
-        "try:\n    import a.b as c\nexcept* ValueError as e:\n    lambda: (yield)\n"
-        "match x:\n    case {'a': [1, *_], **r} if r: pass\n"
-        "type_ = f'{x=} {y:{z}.{w}f} {{}}'\nfor i in x: pass\nelse: 1_000\n"
-        "u'a' 'b'\nx = 'a' f'{b}' 'c'\n"
-    )  # fmt: skip
-    content = json.dumps(run._canonical(ast.parse(source)))
-    expected = "5791ef72766c3c73b647868c0845da7ffa5365e95baab42fce4abc417aa3d127"
-    assert hashlib.sha256(content.encode()).hexdigest() == expected
-
-
-def test_one_record_cell_and_plain_parameters(tmp_path):
-    with pytest.raises(ValueError, match="expected one cell tagged 'record', received 0"):
-        hashed(tmp_path, notebook=chapter("x = 1"))
-    with pytest.raises(ValueError, match=r"chapter.ipynb has no parameters \['epoch'\]; it has"):
-        hashed(tmp_path, parameters={"epoch": 3})
-    with pytest.raises(ValueError, match="assignments only, received 'import os'"):
-        hashed(tmp_path, notebook=chapter(*CELLS, parameters="import os"))
+def test_what_a_user_watched_and_is_recommended(tmp_path, split):
+    watched, recommended = pages.watched_and_recommended(split, 2, np.array([3]), score=[0.12345])
+    assert watched.data["original_id"].tolist() == [1, 0]  # the latest first; no titles here
+    assert watched.caption == "Watched last by user 2" and len(watched.to_html())
+    assert recommended.data.columns.tolist() == ["original_id", "score"]
+    assert "0.123" in recommended.to_html() and "0.1234" not in recommended.to_html()
+    folder = write_data(tmp_path / "titled")
+    (folder / "items.csv").write_text("item_id,title,year,genres\n0,A,1999,x|y\n1,B,,\n2,C,,x\n")
+    titled = leave_last_out(load_dataset(folder, verbose=False), min_item_interactions=1)
+    watched, recommended = pages.watched_and_recommended(titled, 1, [3], last=1, of_which_own=[1])
+    assert watched.data.to_dict("records") == [{"title": "B", "genres": ""}]
+    assert recommended.data.to_dict("records") == [{"title": "C", "genres": "x", "of which own": 1}]
+    with pytest.raises(ValueError, match="user must be an id from 1 to 4, received 0"):
+        pages.watched_and_recommended(titled, 0, [3])
 
 
 # Running
+
+
+def chapter(*cells, parameters):
+    notebook = new_notebook(cells=[new_code_cell(parameters, metadata={"tags": ["parameters"]})])
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "x"}
+    notebook.cells += [new_code_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+    return notebook
+
+
+def tagged_record(source):
+    return new_code_cell(source, metadata={"tags": ["record"]})
 
 
 @pytest.fixture
@@ -279,6 +254,7 @@ def checkout(tmp_path, split, monkeypatch):
     root = tmp_path / "checkout"
     (root / "notebooks").mkdir(parents=True)
     (root / "recsys_helpers").symlink_to(ROOT / "recsys_helpers")
+    (root / "requirements.txt").write_text("numpy==1\n")
     return root
 
 
@@ -300,51 +276,65 @@ def write_chapter(root, *cells, parameters=DEFAULTS):
     nbformat.write(chapter(*cells, parameters=parameters), root / "notebooks" / "01_x.ipynb")
 
 
-def test_a_chapter_runs_up_to_its_record_cell(checkout, tmp_path):
-    kept = tmp_path / "kept"
-    assert run.state("01_x", PARAMETERS, kept, checkout) == "no chapter"
+# Records by hand, without the seconds that importing pandas takes.
+QUICK = """\
+import json, pathlib
+folder = pathlib.Path(record_to, dataset, "ladder")
+folder.mkdir(parents=True)
+run = {"dataset": dataset, "model": "fm", "seed": seed, "ranks": None}
+(folder / f"fm-seed{seed}.json").write_text(json.dumps(run))"""
+
+
+def test_a_chapter_runs_up_to_its_record_cell(checkout, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "plan", lambda: [("01_x", PARAMETERS)])
+    kept, data = tmp_path / "kept", run.depends.dataset_digest.__wrapped__("tiny")
+
+    def state(data=None):
+        return run.state("01_x", PARAMETERS, kept, data, checkout)
+
+    assert state() == "no chapter"
     write_chapter(checkout, BODY, tagged_record(RECORD), "raise RuntimeError('an experiment')")
-    assert run.state("01_x", PARAMETERS, kept, checkout) == "missing"
-    files = run.run_chapter("01_x", PARAMETERS, kept, checkout)
+    assert state() == "missing"
+    files = run.run_chapter("01_x", PARAMETERS, kept, data, checkout)
     assert files == [kept / "tiny" / "dssm-seed5.json", kept / "tiny" / "fm-seed5.json"]
     loaded = results.load_runs(kept)
     assert [r["model"] for r in loaded] == ["fm", "dssm"]
     assert all(r["ranks"].tolist() == [6] * USERS for r in loaded)  # seed 5 reached the chapter
     assert all(r["chapter"] == "01_x" and r["parameters"] == PARAMETERS for r in loaded)
-    tiny = load_dataset("tiny", verbose=False)
-    assert all(r["dataset_fingerprint"] == tiny.fingerprint for r in loaded)
-    assert run.state("01_x", PARAMETERS, kept, checkout) == "recorded"
+    assert all(r["dataset_digest"] == data for r in loaded)
+    assert state() == state(data) == "recorded" and run.stale(kept, checkout) == []
+    assert state("of other data") == "out of date"
 
     write_chapter(checkout, "# Words.\n" + BODY, tagged_record(RECORD), "other()")
-    assert run.state("01_x", PARAMETERS, kept, checkout) == "recorded"
+    assert state() == "recorded" and run.stale(kept, checkout) == []
     write_chapter(checkout, BODY + " + 1", tagged_record(RECORD))
-    assert run.state("01_x", PARAMETERS, kept, checkout) == "out of date"
+    assert state() == "out of date"
+    assert run.stale(kept, checkout) == ["tiny/dssm-seed5.json", "tiny/fm-seed5.json"]
     # A model that the chapter gave up does not linger; another seed's runs are left alone.
     other_seed = kept / "tiny" / "dssm-seed6.json"
     other_seed.write_text(files[0].read_text().replace('"seed": 5', '"seed": 6'))
     write_chapter(checkout, BODY, tagged_record(RECORD.replace("models", "models[:1]")))
-    run.run_chapter("01_x", PARAMETERS, kept, checkout)
+    run.run_chapter("01_x", PARAMETERS, kept, data, checkout)
     assert sorted(p.name for p in (kept / "tiny").iterdir()) == ["dssm-seed6.json", "fm-seed5.json"]
+    assert run.stale(kept, checkout) == ["tiny/dssm-seed6.json"]  # nobody plans seed 6
 
 
 def test_a_chapter_may_record_an_experiment(checkout, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "EXPERIMENTS", {"01_x": "ladder"})
     kept = tmp_path / "kept"
-    write_chapter(
-        checkout, BODY, tagged_record(RECORD.replace("seed=", 'experiment="ladder", seed='))
-    )
-    files = run.run_chapter("01_x", PARAMETERS, kept, checkout)
-    assert {path.parent for path in files} == {kept / "tiny" / "ladder"}
-    assert run.state("01_x", PARAMETERS, kept, checkout) == "recorded"
+    write_chapter(checkout, tagged_record(QUICK))
+    files = run.run_chapter("01_x", PARAMETERS, kept, "data", checkout)
+    assert files == [kept / "tiny" / "ladder" / "fm-seed5.json"]
+    assert run.state("01_x", PARAMETERS, kept, "data", checkout) == "recorded"
     assert results.load_runs(kept) == []
 
 
 def test_a_failing_chapter_keeps_nothing(checkout, tmp_path):
     from nbclient.exceptions import CellExecutionError
 
-    write_chapter(checkout, BODY, tagged_record(RECORD + "\n1 / 0"))
+    write_chapter(checkout, tagged_record(QUICK + "\n1 / 0"))
     with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
-        run.run_chapter("01_x", PARAMETERS, tmp_path / "kept", checkout)
+        run.run_chapter("01_x", PARAMETERS, tmp_path / "kept", "data", checkout)
     assert not (tmp_path / "kept").exists()
 
 
@@ -382,62 +372,55 @@ def test_a_recorded_row_wise_step_does_not_pay_for_the_catalogue():
     assert largest["stock"].min() > 10
 
 
-def test_plan_is_what_the_book_reports():
-    names = {(c, p["dataset"], p["seed"]) for c, p in run.plan()}
-    # Three seeds of four chapters and, once, the chapter without chance, on three datasets; and
-    # the ladder on the largest.
-    assert len(names) == len(run.plan()) == 3 * (3 * 4 + 1) + 1
-    assert ("04_dssm", "ml-1m-order", 3) in names and ("04_dssm", "ml-latest-small", 2) in names
-    assert ("09_ablation", "ml-1m-order", 1) in names
-    assert ("06_self_attention", "ml-100k", 2) in names
-    assert ("06_self_attention", "ml-1m-order", 3) in names
+RUNS = [
+    recorded
+    for experiment in ("", *run.EXPERIMENTS.values())
+    for recorded in results.load_runs(ROOT / "results", experiment=experiment)
+]
 
 
-PLANNED = [(c, p) for c, p in run.plan() if (ROOT / "notebooks" / f"{c}.ipynb").is_file()]
+def test_the_stale_records_are_known():
+    listed = json.loads((ROOT / "results" / "stale.json").read_text())
+    assert listed == run.stale(ROOT / "results"), "run `python results/run.py --list`"
 
 
-@pytest.mark.parametrize(("chapter", "parameters"), PLANNED, ids=str)
-def test_recorded_results_match_chapter_helpers_and_data(chapter, parameters):
-    runs = run._recorded(chapter, parameters, ROOT / "results")
-    assert runs, "not recorded: run `make results`"
-    notebook = ROOT / "notebooks" / f"{chapter}.ipynb"
-    for recorded in runs:
-        fingerprint = recorded["dataset_fingerprint"]
-        inputs = run.inputs_hash(notebook, parameters, fingerprint, ROOT / "recsys_helpers")
-        assert recorded["inputs"] == inputs, "out of date: run `make results`"
-        recomputed = results.evaluate(recorded["ranks"])["mean"].to_dict()
-        assert recorded["metrics"] == pytest.approx(recomputed)
-        assert recorded["parameters"] == parameters
+def test_what_is_planned_is_recorded_and_nothing_else():
+    planned = {(c, p["dataset"], p["seed"]): p for c, p in run.plan()}
+    assert {(r["chapter"], r["dataset"], r["seed"]) for r in RUNS} == set(planned)
+    for recorded in RUNS:
+        if not recorded["stale"]:
+            key = recorded["chapter"], recorded["dataset"], recorded["seed"]
+            assert recorded["parameters"] == planned[key]
 
 
-def test_nothing_is_recorded_outside_the_plan():
-    planned = {(c, p["dataset"], p["seed"]) for c, p in run.plan()}
-    every = [
-        results.load_runs(ROOT / "results", experiment=e) for e in ("", *run.EXPERIMENTS.values())
-    ]
-    for recorded in sum(every, []):
-        assert (recorded["chapter"], recorded["dataset"], recorded["seed"]) in planned
+def test_recorded_metrics_are_those_of_the_recorded_ranks():
+    for recorded in RUNS:
+        again = metrics_from_ranks(recorded["ranks"])
+        known = {name: again[name] for name in recorded["metrics"]}
+        assert recorded["metrics"] == pytest.approx(known)
 
 
-def test_annoy_loses_next_to_nothing_in_the_recorded_runs():
-    for recorded in results.load_runs(ROOT / "results"):
+def test_annoy_loses_less_than_a_reader_would_notice():
+    """Half of what the choice of the users alone accounts for."""
+    for recorded in RUNS:
         if recorded["recommended"]:
             exact, shown = (recorded[k]["hit_rate@10"] for k in ("metrics", "recommended"))
-            assert shown >= 0.995 * exact, (recorded["dataset"], recorded["model"])
+            noise = exact - recorded["intervals"]["hit_rate@10"][0]
+            assert shown >= exact - noise / 2, recorded["file"]
 
 
 @pytest.mark.parametrize("dataset", run.SEEDS)
 def test_recorded_results_are_of_the_data_on_this_machine(dataset):
-    recorded = {r["dataset_fingerprint"] for r in results.load_runs(ROOT / "results", dataset)}
-    if not recorded:
-        pytest.skip(f"nothing is recorded on {dataset}")
+    current = [r for r in RUNS if r["dataset"] == dataset and not r["stale"]]
+    if not current:
+        pytest.skip(f"all records on {dataset} are stale")
     try:
-        here = load_dataset(dataset, verbose=False).fingerprint
+        here = run.depends.dataset_digest(dataset)
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) and "Unknown dataset" not in str(error):
             raise  # it is here, and something is wrong with it
         pytest.skip(f"{dataset} is not on this machine: {error}")
-    assert recorded == {here}
+    assert {r["dataset_digest"] for r in current} == {here}
 
 
 def test_readme_shows_what_is_recorded():
@@ -450,7 +433,10 @@ def test_readme_table(recorded, monkeypatch):
     text = run.readme_with_table("a <!-- results:begin --> old <!-- results:end --> b", recorded)
     assert text.startswith("a <!-- results:begin -->\n\n`tiny`, split leave-last-out, 4 users")
     assert text.endswith("\n\n<!-- results:end --> b") and "old" not in text
-    assert "| DSSM | 1, 2 | 0.6250 ± 0.1768 |" in text
+    assert "| DSSM | 1, 2 | 0.6250 ± 0.1768 |" in text and "stale" not in text
     assert run.readme_with_table(text, recorded) == text
+    results.write_run(recorded / "stale.json", ["tiny/dssm-seed1.json"])
+    stale = run.readme_with_table(text, recorded)
+    assert "| DSSM | 1, 2 (stale) |" in stale and "The records of DSSM on tiny are stale" in stale
     with pytest.raises(ValueError, match="needs one <!-- results:begin -->"):
         run.readme_with_table("no markers", recorded)
