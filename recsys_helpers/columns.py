@@ -26,7 +26,12 @@ def _first(mask, column: pd.Series, count: bool = True) -> str:
     row = int(np.argmax(mask))
     more = int(np.sum(mask)) - 1
     others = f" and {more:,} more" if count and more else ""
-    return f"{column.iloc[row]!r} in row {row} (counted from 0){others}"
+    return f"{_plain(column.iloc[row])} in row {row} (counted from 0){others}"
+
+
+def _plain(value) -> str:
+    """A value for messages: 7 and not np.int64(7)."""
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def _none_missing(column: pd.Series, what: str) -> None:
@@ -73,7 +78,7 @@ def number(column: pd.Series, what: str) -> tuple[np.ndarray, np.ndarray]:
     elif ids.dtype.kind not in "iu":
         raise ValueError(
             f"{what} must hold whole numbers or text, received {column.dtype} values such as "
-            f"{ids[0]!r}. Convert them, for example with astype(str)."
+            f"{_plain(ids[0])}. Convert them, for example with astype(str)."
         )
     if ids.dtype.kind in "iu":
         fits = ids.dtype.kind == "i" or not len(ids) or ids.max() < 2**63
@@ -211,7 +216,9 @@ def positions(column: pd.Series, what: str) -> np.ndarray:
 # Numbers, fields of several values, and all that is known of users or items
 
 
-def numbers(column: pd.Series, what: str, odd_values: str, say: Callable) -> np.ndarray:
+def numbers(
+    column: pd.Series, what: str, odd_values: str, say: Callable, whole: bool = False
+) -> np.ndarray:
     """Floats [n], NaN where nothing stands; see `Dataset.from_tables` for `odd_values`."""
     blank = column.isna().to_numpy().copy()
     if not pd.api.types.is_numeric_dtype(column.dtype):
@@ -219,11 +226,13 @@ def numbers(column: pd.Series, what: str, odd_values: str, say: Callable) -> np.
         blank |= (column == "").to_numpy(bool)
     values = pd.to_numeric(column, errors="coerce").to_numpy(float, na_value=np.nan)
     odd = (np.isnan(values) & ~blank) | np.isinf(values)
+    if whole:
+        odd |= ~np.isnan(values) & (values != np.floor(values))
     if odd.any():
         if odd_values == "error":
             raise ValueError(
-                f"{what} must hold numbers, received {_first(odd, column)}. Convert the column, "
-                'or take such values as missing with odd_values="missing".'
+                f"{what} must hold {'whole ' * whole}numbers, received {_first(odd, column)}. "
+                'Convert the column, or take such values as missing with odd_values="missing".'
             )
         say(f"{what}: {odd.sum():,} odd values taken as missing, such as {_first(odd, column)}")
         values[odd] = np.nan
@@ -323,9 +332,12 @@ def side_table(
             f"{what} has the columns {list(table)}: each name may occur once, and original_id is a "
             "name of ours. Rename them."
         )
+    table = _features(table, key, what, separators, odd_values, say)
+    lists = [c for c in table if c != key and len(table) and isinstance(table[c].iloc[0], tuple)]
     table = _in_order_of(ids, table, key, what, say)
-    table = _features(table, what, separators, odd_values, say)
     for column in table:
+        if column in lists:
+            table[column] = [v if isinstance(v, tuple) else () for v in table[column]]
         numbered[column] = table[column].array
     return numbered
 
@@ -341,8 +353,8 @@ def _in_order_of(ids: np.ndarray, table: pd.DataFrame, key: str, what: str, say:
     matched = int(np.isin(own, ids).sum())
     if not matched:
         raise ValueError(
-            f"{what}: none of its ids, such as {own[0]!r}, has interactions; those are with ids "
-            f"such as {ids[0]!r}. Name the right column of ids with columns=."
+            f"{what}: none of its ids, such as {_plain(own[0])}, has interactions; those have ids "
+            f"such as {_plain(ids[0])}. Name the right column of ids with columns=."
         )
     if matched < len(own):
         say(f"{what}: {len(own) - matched:,} of {len(own):,} rows left out, without interactions")
@@ -351,7 +363,7 @@ def _in_order_of(ids: np.ndarray, table: pd.DataFrame, key: str, what: str, say:
     return table.set_axis(pd.Index(own[codes])).reindex(ids).drop(columns=key)
 
 
-def _features(table: pd.DataFrame, what: str, separators, odd_values: str, say: Callable):
+def _features(table, key: str, what: str, separators, odd_values: str, say) -> pd.DataFrame:
     """The columns we know, each in one form, and then the others."""
     if "title" in table:
         titles = table["title"]
@@ -362,14 +374,16 @@ def _features(table: pd.DataFrame, what: str, separators, odd_values: str, say: 
             table["year"] = table["title"].str.extract(pattern)[0]
     for column in ("year", "age"):
         if column in table and not pd.api.types.is_integer_dtype(table[column].dtype):
-            table[column] = numbers(table[column], f"{what}: {column}", odd_values, say)
+            whole = column == "year"
+            table[column] = numbers(table[column], f"{what}: {column}", odd_values, say, whole)
     if "year" in table:
-        table["year"] = np.floor(table["year"]).astype("Int64")
+        table["year"] = table["year"].astype("Int64")
     if "zip_code" in table:
         codes = table["zip_code"]
         table["zip_code"] = codes.where(codes.isna(), codes.astype(str)).astype(object)
     for column in table:
-        if column in {"genres", *separators} or (column != "title" and is_several(table[column])):
+        one = column in (key, "title")
+        if column in {"genres", *separators} or (not one and is_several(table[column])):
             name = f"{what}: {column}"
             table[column] = pd.Series(
                 several(table[column], separators.get(column), name, say), table.index, object
@@ -377,5 +391,5 @@ def _features(table: pd.DataFrame, what: str, separators, odd_values: str, say: 
     if "genres" in table:
         none = ("unknown", "(no genres listed)")
         table["genres"] = [tuple(g for g in genres if g not in none) for genres in table["genres"]]
-    known = [column for column in KNOWN_FEATURES if column in table]
+    known = [column for column in (key, *KNOWN_FEATURES) if column in table]
     return table[known + [column for column in table if column not in known]]

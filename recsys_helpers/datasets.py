@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,11 +20,6 @@ import pandas as pd
 from recsys_helpers import columns as col
 from recsys_helpers import fetch, tables
 
-# Of the datasets that the book's records were made on, loaded without options.
-FINGERPRINTS = {
-    "ml-100k": "d443e728957e7b44e3adde87f2cba5ce10c70939136263d21118f73cd49de2cf",
-    "ml-1m-order": "04839b903a6eea2163de095aae7e4ad19b57dd20425ebcb9f8f09d3c70b03526",
-}
 REPEATS = ("first", "last", "error", "keep")
 
 
@@ -312,47 +306,37 @@ def load_dataset(
             fetched by hand.
     """
     folders = fetch.data_folders(data_folder)
-    wanted = str(name_or_path)
+    wanted, asked = str(name_or_path), dict(options)
     main, name, from_1m = fetch.locate(wanted, folders, verbose)
     say = fetch.sayer(name, verbose)
-    read, separators = tables.read_tables(main, options.get("columns"), encoding)
-    for table in read:
+    (interactions, users, items), separators = tables.read_tables(
+        main, options.get("columns"), encoding
+    )
+    files = []
+    for table in (interactions, users, items):
         if table is not None:
             table.attrs["source"] = fetch.shown(Path(table.attrs["source"]), folders)
-    files = [table.attrs["source"] for table in read if table is not None]
-    interactions, users, items = read
-    del read
+            files.append(table.attrs["source"])
     num_rows = len(interactions)
     if from_1m:
+        say("made from ml-1m, in the order of time, of movies with at least five ratings")
         interactions = fetch.in_order(interactions)
-    asked = dict(options)
     options["separators"] = separators | (options.get("separators") or {})
     dataset = Dataset.from_tables(interactions, users, items, name=name, verbose=verbose, **options)
+    del interactions, users, items, table
+    tables.release_memory()
+
     span = ""
     if dataset.has_timestamps:
-        times = dataset.interactions["timestamp"]
-        first, last = (pd.Timestamp(t, unit="s").date() for t in (times.min(), times.max()))
-        span = f" from {first} to {last}"
+        times = dataset.interactions["timestamp"].agg(["min", "max"]).to_numpy("datetime64[s]")
+        span = " from {} to {}".format(*times.astype("datetime64[D]"))
     beside = "".join(f", {Path(file).name}" for file in files[1:])
     say(
         f"{dataset.num_users:,} users, {dataset.num_items:,} items, "
         f"{len(dataset.interactions):,} interactions{span}, read from {files[0]}{beside}"
     )
-    if wanted in FINGERPRINTS and not asked:
-        if dataset.fingerprint == FINGERPRINTS[wanted]:
-            say("the fingerprint is the one of the book's records")
-        else:
-            warnings.warn(
-                f"{wanted} from {files[0]} has the fingerprint {dataset.fingerprint[:12]}, the "
-                f"book's records were made on {FINGERPRINTS[wanted][:12]}: results will differ.",
-                stacklevel=2,
-            )
-    elif wanted in fetch.NAMED and num_rows != fetch.NAMED[wanted].interactions:
-        warnings.warn(
-            f"{files[0]} holds {num_rows:,} interactions, GroupLens's {wanted} "
-            f"{fetch.NAMED[wanted].interactions:,}. Delete the folder and load {wanted} again.",
-            stacklevel=2,
-        )
+    if not asked:
+        fetch.compare(wanted, num_rows, dataset.fingerprint, say)
     return dataset
 
 
@@ -364,7 +348,8 @@ def _frame(table) -> pd.DataFrame | None:
         table = table.to_pandas() if hasattr(table, "to_pandas") else pd.DataFrame(table)
     if any(table.index.names):
         table = table.reset_index()
-    return table.set_axis([str(column) for column in table], axis=1)
+    names = [str(column) for column in table]
+    return table if names == list(table) else table.set_axis(names, axis=1)
 
 
 def _ids_of(table: pd.DataFrame, original_ids: Iterable, what: str) -> np.ndarray:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -47,6 +48,11 @@ NAMED = {
     "ml-1m": Named("c4d9eecfca2ab87c1945afe126590906", 1_000_209),
     "ml-latest-small": Named(None, 100_836),
     "ml-32m": Named("d472be332d4daa821edc399621853b57", 32_000_204),
+}
+# Of the datasets that the book's records were made on, loaded without options.
+FINGERPRINTS = {
+    "ml-100k": "d443e728957e7b44e3adde87f2cba5ce10c70939136263d21118f73cd49de2cf",
+    "ml-1m-order": "04839b903a6eea2163de095aae7e4ad19b57dd20425ebcb9f8f09d3c70b03526",
 }
 # What is unpacked of the archives and the wheel.
 MEMBERS = {"u.data", "u.item", "u.user", "u.genre", "ratings.dat", "movies.dat", "users.dat"}
@@ -97,11 +103,16 @@ def locate(wanted: str, folders: dict[str, Path], verbose: bool) -> tuple[Path, 
     bare = path.parts == (path.name,)
     for place in [*(folder / path for folder in folders.values() if bare), path]:
         if main := main_file(place):
-            place = place.resolve()
-            stem = place.name.split(".")[0]
-            if stem in ("interactions", "ratings", "u"):  # these say nothing, their folder does
-                return main, place.parent.name, False
-            return main, place.name if main_file(place) != place else stem, False
+            name = place.resolve().name
+            if main == place:  # a file's name says what it holds, or else its folder's does
+                name = name.split(".")[0]
+                if name in ("interactions", "ratings", "u"):
+                    name = place.resolve().parent.name
+            return main, name, False
+        if wanted == "ml-1m-order" and (
+            main_file(place.with_name("ml-1m")) or place.with_name("ml-1m.zip").is_file()
+        ):
+            break
     if wanted == "ml-1m-order":
         return find_or_fetch("ml-1m", folders, sayer(wanted, verbose)), wanted, True
     raise ValueError(_unknown(wanted, path, folders))
@@ -132,6 +143,25 @@ def in_order(ratings: pd.DataFrame) -> pd.DataFrame:
     many = ratings.groupby("item_id", observed=True)["item_id"].transform("size") >= 5
     ordered = ratings.loc[many.to_numpy(), ["user_id", "item_id"]].reset_index(drop=True)
     return ordered.assign(position=np.arange(len(ordered)))
+
+
+def compare(wanted: str, num_rows: int, fingerprint: str, say: Callable) -> None:
+    """Say whether a named dataset is the one we know, and warn if it isn't."""
+    recorded = FINGERPRINTS.get(wanted)
+    if fingerprint == recorded:
+        say("the fingerprint is the one of the book's records")
+    elif recorded:
+        warnings.warn(
+            f"{wanted} has the fingerprint {fingerprint[:12]}, the book's records were made on "
+            f"{recorded[:12]}: results will differ.",
+            stacklevel=3,
+        )
+    elif wanted in NAMED and num_rows != NAMED[wanted].interactions:
+        warnings.warn(
+            f"{wanted} has {num_rows:,} interactions here, {NAMED[wanted].interactions:,} at "
+            f"GroupLens. If this isn't on purpose, delete its folder and load {wanted} again.",
+            stacklevel=3,
+        )
 
 
 def sayer(name: str, verbose: bool) -> Callable[[str], None]:

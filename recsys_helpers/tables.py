@@ -34,7 +34,7 @@ ALIASES = {
 GROUPLENS_FILES = ("u.data", "ratings.dat", "ratings.csv")
 DELIMITED = tuple(f".{kind}{packed}" for kind in ("csv", "tsv") for packed in ("", ".gz", ".zip"))
 SUFFIXES = (".parquet", *DELIMITED)
-ANY_MAIN_FILE = f"interactions{{{','.join(SUFFIXES)}}}, *.inter, {', '.join(GROUPLENS_FILES)}"
+ANY_MAIN_FILE = f"interactions{{{','.join(SUFFIXES)}}}, one *.inter, {', '.join(GROUPLENS_FILES)}"
 TEXT = ("title", "movie_title", "zip_code")  # even where all of them look like numbers
 RATING_COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
 USER_COLUMNS_100K = ["user_id", "age", "gender", "occupation", "zip_code"]
@@ -97,23 +97,18 @@ def find_columns(
 def main_file(path: Path) -> Path | None:
     """The file (or Parquet folder) of interactions that `path` is or holds; None if there is none.
 
-    Raises:
-        ValueError: if a folder holds several RecBole datasets.
+    Of several RecBole datasets in one folder it is the one that is called like the folder.
     """
     if path.is_file() or (path.is_dir() and _is_parquet_folder(path)):
         return path
     names = [f"interactions{suffix}" for suffix in SUFFIXES]
-    names += [f"ratings{suffix}" for suffix in DELIMITED[1:]] + list(GROUPLENS_FILES)
+    names += [f"ratings{suffix}" for suffix in DELIMITED[1:]]
+    names += [*GROUPLENS_FILES, f"{path.name}.inter"]
     for name in names:
         if (path / name).exists():
             return path / name
-    atomic = sorted(path.glob("*.inter")) if path.is_dir() else []
-    if len(atomic) > 1:
-        raise ValueError(
-            f"{path} holds several files of interactions: {[f.name for f in atomic]}. "
-            "Give the path of one of them."
-        )
-    return atomic[0] if atomic else None
+    atomic = list(path.glob("*.inter")) if path.is_dir() else []
+    return atomic[0] if len(atomic) == 1 else None
 
 
 def _is_parquet_folder(path: Path) -> bool:
@@ -151,7 +146,13 @@ def read_tables(
         )
     else:
         tables = _read_own(main, columns or {}, encoding)
+    release_memory()
     return tables, separators
+
+
+def release_memory() -> None:
+    """Let go of what Arrow keeps after reading: gigabytes, after a long table."""
+    pa.default_memory_pool().release_unused()
 
 
 def _beside(main: Path, name: str, *arguments) -> pd.DataFrame | None:
