@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -21,11 +22,11 @@ LISTS = (list, tuple, set, np.ndarray)
 KNOWN_FEATURES = ("gender", "age", "occupation", "zip_code", "title", "year", "genres")
 
 
-def _first(mask, column: pd.Series, count: bool = True) -> str:
+def _first(mask: np.ndarray, column: pd.Series) -> str:
     """Where `mask` is first true and what stands there, for messages."""
     row = int(np.argmax(mask))
     more = int(np.sum(mask)) - 1
-    others = f" and {more:,} more" if count and more else ""
+    others = f" and {more:,} more" if more > 0 else ""
     return f"{_plain(column.iloc[row])} in row {row} (counted from 0){others}"
 
 
@@ -174,35 +175,29 @@ def _unit(keys: np.ndarray, what: str) -> str:
 
 
 def _parsed_times(column: pd.Series, what: str) -> pd.Series:
-    if pd.api.types.is_numeric_dtype(column.dtype):  # nullable
+    """Text, objects, and the types that are Arrow's or pandas's own, as numbers or datetimes."""
+    if pd.api.types.is_numeric_dtype(column.dtype):
         return pd.Series(column.to_numpy())
+    read = partial(pd.to_datetime, utc=True)
+    if isinstance(column.iloc[0], str):
+        read = partial(read, format="ISO8601")
+        if re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", column.iloc[0]):
+            read = pd.to_numeric
+        elif column.iloc[0].endswith(" UTC"):
+            column = column.str.removesuffix(" UTC")
+    elif isinstance(column.dtype, pd.ArrowDtype):
+        return column.astype("datetime64[ns, UTC]")
     try:
-        if isinstance(column.iloc[0], str):
-            if re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", column.iloc[0]):
-                return pd.Series(pd.to_numeric(column).to_numpy())
-            steps = range(0, len(column), 1 << 20)  # a million at a time, to bound the memory
-            return pd.concat([_iso(column.iloc[i : i + (1 << 20)]) for i in steps])
-        if isinstance(column.dtype, pd.ArrowDtype):
-            return column.astype("datetime64[ns, UTC]")
-        return pd.to_datetime(column, utc=True)
+        steps = range(0, len(column), 1 << 20)  # a million at a time, to bound the memory
+        times = pd.concat([read(column.iloc[i : i + (1 << 20)]) for i in steps])
     except (ValueError, TypeError, OverflowError) as error:
-        bad = column.map(lambda value: pd.isna(_readable(value))).to_numpy()
+        bad = read(column, errors="coerce").isna().to_numpy(bool)
         raise ValueError(
-            f"{what} holds {_first(bad if bad.any() else ~bad, column)}: not a time in ISO 8601 "
-            "such as 2024-05-31T17:00:00Z, nor seconds since 1970. Convert it with "
+            f"{what} holds {_first(bad, column)}: not a time in ISO 8601 such as "
+            "2024-05-31T17:00:00Z, nor seconds since 1970 throughout. Convert it with "
             f"pandas.to_datetime(column, format=...) beforehand. ({error})"
         ) from error
-
-
-def _iso(column: pd.Series) -> pd.Series:
-    if column.str.endswith(" UTC").all():
-        column = column.str.removesuffix(" UTC")
-    return pd.to_datetime(column, format="ISO8601", utc=True)
-
-
-def _readable(value):
-    form = "ISO8601" if isinstance(value, str) else None
-    return pd.to_datetime(value, format=form, utc=True, errors="coerce")
+    return pd.Series(times.to_numpy()) if read is pd.to_numeric else times
 
 
 def positions(column: pd.Series, what: str) -> np.ndarray:
@@ -371,7 +366,9 @@ def _features(table, key: str, what: str, separators, odd_values: str, say) -> p
         if "year" not in table:
             # "Toy Story (1995)", "Series (2006-2007)", "Series (2011- )", "Video (1995) (V)"
             pattern = r"\((\d{4})(?:[-\u2013]\s?(?:\d{4})?)?\)(?: \(V\))?$"
-            table["year"] = table["title"].str.extract(pattern)[0]
+            years = table["title"].str.extract(pattern)[0]
+            if years.notna().any():
+                table["year"] = years
     for column in ("year", "age"):
         if column in table and not pd.api.types.is_integer_dtype(table[column].dtype):
             whole = column == "year"

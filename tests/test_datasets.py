@@ -174,7 +174,7 @@ def test_titles():
 def test_original_ids_that_are_unknown():
     assert small_dataset().item_ids([9, 1]).tolist() == [3, 1]
     with pytest.raises(ValueError, match="no item has the original id 7"):
-        small_dataset().item_ids([9, 7])
+        small_dataset().item_ids([9, 1, 7])
     with pytest.raises(ValueError, match="no user has the original id 'x'"):
         small_dataset(user_id="y").user_ids(["x"])
 

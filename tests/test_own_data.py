@@ -211,6 +211,10 @@ ODD_TIMES = {
     "numbers that are dates": (STAMPS.dt.strftime("%Y%m%d").astype(int),
         "20200913, which look like dates"),
     "another form": (STAMPS.dt.strftime("%d.%m.%Y"), r"'13\.09\.2020' in row 0 .* ISO 8601"),
+    "first seconds, then ISO": (ISO.where(TIMES.index != 0, "5"),
+        r"'2020-\S*' in row 1 .* throughout"),
+    "objects of several kinds": (STAMPS.astype(object).where(TIMES.index != 3, "x"),
+        "'x' in row 3 "),
     "one odd text": (ISO.where(TIMES.index != 7, "soon"), r"'soon' in row 7"),
     "infinite": (TIMES.astype(float).where(TIMES.index != 2, np.inf), "inf in row 2"),
     "booleans": (TIMES > 0, "must hold times, received bool"),
@@ -314,7 +318,7 @@ TABLES = {
     "ratings with a comma": ([log(rating="4,5")], {}, "rating must hold numbers, .*'4,5' in row 0"),
     "any feature": (
         [log(), people(country=["a", "b", None], brand=[1, 2, 3]), items(price=[1.5, 2, 3, 4])], {},
-        {"columns": "country brand title year price".split(), "titles": ["a", "b", "c", "40"]}),
+        {"columns": "country brand title price".split(), "titles": ["a", "b", "c", "40"]}),
     "a feature by another name": (
         [log(), None, ITEMS.rename(columns={"title": "name", "item_id": "id"})],
         {"columns": {"title": "name"}},
@@ -466,6 +470,8 @@ FILES = {
     "items.parquet": (csv() | {"items.parquet": parquet(items(tags=[["x"], [], [], []]))}, "", {},
         {"titles": ["a", "b", "c", "40"], "tags": ("x",), "says": "items.parquet"}),
     "users.tsv": (csv() | {"users.tsv": "user\tage\n1\t7\n3\t9\n"}, "", {}, {"ages": [7, 0, 9]}),
+    "titles that look like numbers": (csv() | {"items.csv": "item_id,title\n10,1.50\n20,7\n"}, "", {},
+        {"titles": ["1.50", "7", "30", "40"]}),
     "a title that is written NA": (csv() | {"items.csv": "item_id,title\n10,NA\n20,007\n"}, "", {},
         {"titles": ["NA", "007", "30", "40"]}),
     "ratings.csv alone": ({"ratings.csv": CSV.replace("user_id,item_id", "userId,movieId")}, "", {},
