@@ -136,11 +136,8 @@ def times(
     if column.dtype.kind == "b":
         raise ValueError(f"{what} must hold times, received {column.dtype}.")
     keys = column.to_numpy()
-    if keys.dtype.kind == "f":
-        if not np.isfinite(keys).all():
-            raise ValueError(f"{what} holds {_first(~np.isfinite(keys), column)}: not a time.")
-        if (keys == np.floor(keys)).all():
-            keys = keys.astype(np.int64)
+    if not np.isfinite(keys).all():
+        raise ValueError(f"{what} holds {_first(~np.isfinite(keys), column)}: not a time.")
     if keys.dtype.kind in "iu":
         keys = keys.astype(np.int64, copy=False)
     if unit is None:

@@ -216,7 +216,7 @@ ODD_TIMES = {
     "objects of several kinds": (STAMPS.astype(object).where(TIMES.index != 3, "x"),
         "'x' in row 3 "),
     "one odd text": (ISO.where(TIMES.index != 7, "soon"), r"'soon' in row 7"),
-    "infinite": (TIMES.astype(float).where(TIMES.index != 2, np.inf), "inf in row 2"),
+    "infinite": (TIMES.astype(float).where(TIMES.index != 2, np.inf), r"inf in row 2 \(counted from 0\): not a time"),
     "booleans": (TIMES > 0, "must hold times, received bool"),
 }
 # fmt: on
@@ -470,7 +470,8 @@ FILES = {
     "items.parquet": (csv() | {"items.parquet": parquet(items(tags=[["x"], [], [], []]))}, "", {},
         {"titles": ["a", "b", "c", "40"], "tags": ("x",), "says": "items.parquet"}),
     "users.tsv": (csv() | {"users.tsv": "user\tage\n1\t7\n3\t9\n"}, "", {}, {"ages": [7, 0, 9]}),
-    "titles that look like numbers": (csv() | {"items.csv": "item_id,title\n10,1.50\n20,7\n"}, "", {},
+    "titles that look like numbers": (
+        csv() | {"items.csv": "item_id,title\n10,1.50\n20,7\n"}, "", {},
         {"titles": ["1.50", "7", "30", "40"]}),
     "a title that is written NA": (csv() | {"items.csv": "item_id,title\n10,NA\n20,007\n"}, "", {},
         {"titles": ["NA", "007", "30", "40"]}),
