@@ -216,7 +216,8 @@ ODD_TIMES = {
     "objects of several kinds": (STAMPS.astype(object).where(TIMES.index != 3, "x"),
         "'x' in row 3 "),
     "one odd text": (ISO.where(TIMES.index != 7, "soon"), r"'soon' in row 7"),
-    "infinite": (TIMES.astype(float).where(TIMES.index != 2, np.inf), r"inf in row 2 \(counted from 0\): not a time"),
+    "infinite": (TIMES.astype(float).where(TIMES.index != 2, np.inf),
+        r"inf in row 2 \(counted from 0\): not a time"),
     "booleans": (TIMES > 0, "must hold times, received bool"),
 }
 # fmt: on
