@@ -302,10 +302,10 @@ def test_known_is_what_the_parts_say():
 
 def test_targets_of_samples_are_checked():
     """A split whose training table holds a test interaction cannot be turned into samples."""
-    from recsys_helpers.samples import next_item_samples
+    from recsys_helpers.samples import training_samples
 
     split = leave_last_out(random_dataset(7))
-    assert len(next_item_samples(split)) == len(split.train) - split.dataset.num_users
+    assert len(training_samples(split)) == len(split.train) - split.dataset.num_users
     leaky = replace(split, train=split.dataset.interactions)
     with pytest.raises(LeakageError):
-        next_item_samples(leaky)
+        training_samples(leaky)
