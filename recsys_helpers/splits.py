@@ -49,9 +49,14 @@ class Split:
         if target == "validation":
             return self.train
         if target == "test":
-            known = np.zeros(len(self.dataset.interactions), bool)
-            known[self.train.index] = known[self.validation.index] = True
-            return self.dataset.interactions[known]
+            # Both are in order already: inserting is several times cheaper than sorting.
+            train, more = self.train, self.validation
+            at = np.searchsorted(train.index, more.index)
+            return pd.DataFrame(
+                {c: np.insert(train[c].to_numpy(), at, more[c].to_numpy()) for c in train},
+                index=np.insert(train.index.to_numpy(), at, more.index.to_numpy()),
+                copy=False,
+            )
         raise ValueError(f'target must be "validation" or "test", received {target!r}.')
 
     def seen(self, target: str) -> pd.DataFrame:
