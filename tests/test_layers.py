@@ -170,6 +170,7 @@ def test_item_features_are_saved_as_weights(tmp_path):
     features, ids = some_features(), tensor([1, 2, 0])
     copy = again(features)
     assert (copy.shapes, copy.num_items, copy.sizes) == (features.shapes, 2, features.sizes)
+    assert copy.name == features.name
     assert "genres" in copy.get_config()["shapes"] and "features" not in copy.get_config()
     assert not numpy(copy(ids)["genres"]).any()  # the codes come with the weights
     placeholder = keras.Input((), dtype="int32")

@@ -487,6 +487,16 @@ def test_the_seed_decides_the_draws(make):
     assert a.dtype == np.int32 and a.shape == (100,)
 
 
+@EACH_SAMPLER
+def test_what_one_step_draws_says_nothing_of_the_next(make):
+    sampler, seeds = make(20_000), generator(7)
+    first, second = (np.asarray(sampler.sample(seeds)[0]) for _ in range(2))
+    together = np.zeros((7, 7))
+    np.add.at(together, (first, second), 1)
+    together = together[together.any(axis=1)][:, together.any(axis=0)]
+    assert stats.chi2_contingency(together).pvalue > 1e-3
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tests tf.function")
 def test_a_compiled_step_draws_anew_each_time():
     import tensorflow as tf
@@ -612,6 +622,7 @@ def test_a_sampler_that_cannot_draw_says_so():
         ({"temperature": 0.0}, "temperature > 0. Received 0.0"),
         ({"left_out": np.ones((2, 4), bool)}, r"left_out of shape \(2, 5\).*\(2, 4\)"),
         ({"left_out": np.ones(5, bool)}, r"left_out of shape \(2, 5\).*\(5,\)"),
+        ({"left_out": np.ones(2, bool)}, r"left_out of shape \(2, 5\).*\(2,\)"),
     ],
 )
 def test_sampled_softmax_says_what_is_wrong(changes, message):
@@ -640,13 +651,16 @@ def test_full_softmax_says_what_is_wrong():
         full_softmax_loss(users, items, np.array([1, 2]), left_out=np.ones((2, 9), bool))
 
 
+@pytest.mark.parametrize("largest", [14, 7])  # an id that nobody watched, or not the largest
 @pytest.mark.parametrize("positions", [1, 3, 6])
-def test_seen_before_is_what_a_search_through_each_history_finds(positions):
+def test_seen_before_is_what_a_search_through_each_history_finds(positions, largest):
     rng = np.random.default_rng(0)
     history = rng.integers(1, 12, (40, 8))  # watched again and again
     for row, padding in zip(history, rng.integers(0, 9, 40), strict=True):
         row[:padding] = 0
-    ids = rng.integers(0, 15, 20)  # repeated, the padding and items nobody watched among them
+    ids = rng.integers(
+        0, largest + 1, 20
+    )  # repeated, the padding and items nobody watched among them
     found = np.asarray(seen_before(history.astype("int32"), ids.astype("int32"), positions))
     assert found.shape == (40, positions, 20) and found.any() and not found.all()
     for t in range(positions):

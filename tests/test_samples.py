@@ -86,6 +86,14 @@ def test_every_training_interaction_after_the_first_is_a_target():
     assert samples.targets.dtype == np.int32
 
 
+def test_ages_are_counted_from_the_latest_of_anybody():
+    dataset = make_dataset()
+    late = dataset.interactions["timestamp"] + 50 * DAY * (dataset.interactions["user_id"] == 1)
+    dataset = replace(dataset, interactions=dataset.interactions.assign(timestamp=late))
+    samples = training_samples(leave_last_out(dataset, min_item_interactions=1))
+    same(samples.inputs["example_age"], [[1], [0], [31]])
+
+
 def test_sizes_are_all_that_a_tower_must_know():
     split = make_split()
     assert training_samples(split).sizes == {
@@ -292,6 +300,8 @@ def test_fields_of_other_names_are_read_if_they_are_named():
     dataset, split = make_dataset(), make_split()
     same(item_features(dataset, ("brand",))["brand"], [0, 1, 2, 1, 0, 3])
     same(user_features(dataset, ["brands"])["brands"], [[0, 0], [1, 0], [3, 2], [0, 0]])
+    some = replace(dataset, users=dataset.users.assign(brands=[["x"], None, ("z", "y")]))
+    same(user_features(some, ["brands"])["brands"], [[0, 0], [1, 0], [0, 0], [3, 2]])
     samples = training_samples(split, 3, 2, user_fields=("country", "brands"), search_field="brand")
     assert samples.sizes == {
         "user_id": 4, "country": 3, "brands": 4, "history": 6, "search": 4, "history_length": 3,
@@ -349,6 +359,7 @@ def test_users_of_one_training_interaction_teach_nothing(context):
     [
         ({"history": [[0, 5], [6, 1]]}, "history must .* from 0 .* to 5, received 6 in row 1"),
         ({"history": [[0, -1], [5, 6]]}, "history must .* to 5, received -1 in row 0"),
+        ({"history": [[0, 5], [-1, 1]]}, "history must .* to 5, received -1 in row 1"),
         ({"gender": [2, 3]}, "gender must hold .* to 2, received 3 in row 1"),
         ({"gender": [0.0, 1.0]}, "gender must hold integer codes, received float64"),
     ],

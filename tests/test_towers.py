@@ -424,10 +424,33 @@ def test_the_sizes_of_tables():
     assert {name: (t.rows, t.dim) for name, t in tables.items()} == {
         "genres": (6, 2), "brand": (5, 2), "price_band": (9, 2),
     }  # fmt: skip
-    defaults = towers.SelfAttentiveUserTower(SIZES, DIM)
-    assert [layer.units for layer in defaults.network.layers] == [256, DIM]
-    assert (defaults.drop.rate, defaults.blocks, defaults.heads, defaults.reach) == (0.2, 1, 2, 100)
-    assert [layer.units for layer in defaults.attention[0][3].layers] == [DIM, DIM]
+
+
+def test_what_a_tower_is_unless_it_is_told():
+    fm, deep = towers.FMUserTower(SIZES, DIM), towers.SelfAttentiveUserTower(SIZES, DIM)
+    assert (fm.use_history, fm.last, fm.drop.rate, fm.table) == (True, 3, 0.0, EmbeddingTable)
+    assert (deep.recency, deep.last, deep.normalize, deep.table) == (True, 3, True, EmbeddingTable)
+    assert (deep.drop.rate, deep.blocks, deep.heads, deep.reach) == (0.2, 1, 2, 100)
+    assert deep.example_age_scale is None and towers.ItemEmbeddingTower(4, 2).normalize
+    for tower in (deep, towers.DSSMItemTower(make_features(), DIM)):
+        assert [layer.units for layer in tower.network.layers] == [256, DIM]
+    assert [layer.units for layer in deep.attention[0][3].layers] == [DIM, DIM]
+
+
+def test_an_item_starts_without_a_weight_of_its_own_but_with_factors():
+    tower = make_item_tower("fm")
+    for name in tower.factors:
+        assert not numpy(tower.linear[name].embeddings).any()
+        assert numpy(tower.factors[name].embeddings).any()
+
+
+def test_fm_sums_the_values_of_a_field_in_float32():
+    tower = make_user_tower("fm_profile", fields=("brands",), dtype="mixed_float16")
+    table = EmbeddingTable(6, DIM, dtype="mixed_float16")
+    table.embeddings.assign(np.full((6, DIM), 100.0))
+    tower.profile["brands"] = table
+    many = user_inputs() | {"brands": np.ones((16, 1000), "int32")}  # 1000 * 100 > 65504
+    np.testing.assert_allclose(call(tower, many)[..., 1:], 100)
 
 
 # ------------------------------------------------------------------------------ attention
