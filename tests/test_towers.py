@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from contextlib import contextmanager
 
 import keras
 import numpy as np
@@ -82,6 +83,16 @@ def make_item_tower(name, **kwargs):
     if name == "dssm":
         return towers.DSSMItemTower(make_features(), DIM, **{"hidden": (16, 9)} | kwargs)
     return towers.ItemEmbeddingTower(NUM_ITEMS, DIM, **kwargs)
+
+
+@contextmanager
+def in_precision(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def call(tower, inputs, **kwargs):
@@ -444,13 +455,15 @@ def test_an_item_starts_without_a_weight_of_its_own_but_with_factors():
         assert numpy(tower.factors[name].embeddings).any()
 
 
-def test_fm_sums_the_values_of_a_field_in_float32():
-    tower = make_user_tower("fm_profile", fields=("brands",), dtype="mixed_float16")
-    table = EmbeddingTable(6, DIM, dtype="mixed_float16")
-    table.embeddings.assign(np.full((6, DIM), 100.0))
-    tower.profile["brands"] = table
-    many = user_inputs() | {"brands": np.ones((16, 1000), "int32")}  # 1000 * 100 > 65504
-    np.testing.assert_allclose(call(tower, many)[..., 1:], 100)
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_fm_sums_in_float32(policy):
+    with in_precision(policy):
+        tower = make_user_tower("fm_profile", fields=("brands", "gender"))
+    for name, value in (("brands", 2048.0), ("gender", 1.0)):
+        tower.profile[name].embeddings.assign(np.full((CODES[name], DIM), value))
+    inputs = user_inputs() | {"brands": np.ones((16, 100), "int32"), "gender": np.ones(16, "int32")}
+    # 100 * 2048 is more than float16 holds, and 2049 falls between two of its numbers.
+    np.testing.assert_array_equal(call(tower, inputs)[..., 1:], 2049)
 
 
 # ------------------------------------------------------------------------------ attention
@@ -595,12 +608,8 @@ def test_vectors_in_each_precision(name, policy):
     for weight in tower.weights:
         weight.assign(weight / 4)
     expected = call(tower, inputs)
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
+    with in_precision(policy):
         other = with_weights_of(make_user_tower(name, dropout=0.0), tower, inputs)
-    finally:
-        keras.config.set_dtype_policy(before)
     tolerance = {"mixed_float16": 0.01, "mixed_bfloat16": 0.08}.get(policy, 1e-5)
     found = call(other, inputs)
     np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
