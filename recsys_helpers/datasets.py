@@ -1,83 +1,26 @@
-"""Load MovieLens by name, or a folder of your own interactions, into one shape.
+"""One shape for interactions from anywhere: MovieLens by name, files, or data frames in memory.
 
-A named dataset is looked for in the data folders first, then at GroupLens, and MovieLens-100K also
-in a wheel on the Python package index. Each step is printed. Everything that arrives from elsewhere
-is checked before it is kept.
+What arrives is checked and converted here, once: ids become numbers from 1 without gaps, times
+become seconds, and everything that is left out is counted and printed.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
+import json
 import os
-import subprocess
-import sys
-import tempfile
-import threading
-import zipfile
-import zlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
-from urllib.parse import urlsplit
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pooch
-import requests
 
-GROUPLENS = "https://files.grouplens.org/datasets/movielens/"
-# An unreachable host may cost this long, once: it is not tried again in the same process.
-FIRST_BYTE_SECONDS = 9
-RECBOLE_VERSION = "1.2.1"
-RECBOLE_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
+from recsys_helpers import columns as col
+from recsys_helpers import fetch, tables
 
-
-class _Named(NamedTuple):
-    md5: str | None  # of the zip archive, as GroupLens publishes it; None where it is still updated
-    interactions: int
-    main_files: tuple[str, ...]  # any one of them makes a folder this dataset
-    other_files: tuple[str, ...]
-
-
-_CSV = (("ratings.csv",), ("movies.csv", "README.txt"))
-NAMED = {
-    "ml-100k": _Named(
-        "0e33842e24a9c977be4e0107933c0723",
-        100_000,
-        ("u.data", "ml-100k.inter"),
-        ("u.item", "u.user", "u.genre", "README", "ml-100k.item", "ml-100k.user"),
-    ),
-    "ml-1m": _Named(
-        "c4d9eecfca2ab87c1945afe126590906",
-        1_000_209,
-        ("ratings.dat",),
-        ("movies.dat", "users.dat", "README"),
-    ),
-    "ml-latest-small": _Named(None, 100_836, *_CSV),
-    "ml-25m": _Named("6b51fb2759a8657d3bfcbfc42b592ada", 25_000_095, *_CSV),
-    "ml-32m": _Named("d472be332d4daa821edc399621853b57", 32_000_204, *_CSV),
-}
-ANY_MAIN_FILE = (
-    "interactions.parquet",
-    "interactions.csv",
-    *dict.fromkeys(file for named in NAMED.values() for file in named.main_files),
-)
-# Files whose bytes are known, wherever they were found.
-FILE_SHA256 = {
-    "u.data": "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490",
-    "u.user": "f120e114da2e8cf314fd28f99417c94ae9ddf1cb6db8ce0e4b5995d40e90e62c",
-    "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
-    "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
-    "ml-100k.user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
-}
-RATING_COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
-USER_COLUMNS_100K = ["user_id", "age", "gender", "occupation", "zip_code"]
-USER_COLUMNS_1M = ["user_id", "gender", "age", "occupation", "zip_code"]
-
-_unreachable: dict[str, str] = {}  # host, or "pip" -> why, for the life of the process
+REPEATS = ("first", "last", "error", "keep")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,16 +33,126 @@ class Dataset:
             the source. Columns `user_id`, `item_id` (int32), `position` (int32, 0-based rank in
             the user's history) and, where the source has them, `timestamp` (int64, seconds since
             1970) and `rating` (float32).
-        users: indexed by `user_id` 1..num_users; `original_id` and, where known, `gender`, `age`,
-            `occupation` and `zip_code` (str). In MovieLens-1M ages and occupations are codes.
-        items: indexed by `item_id` 1..num_items; `original_id` and, where known, `title` (str),
-            `year` (nullable integer) and `genres` (tuple of str).
+        users: indexed by `user_id` 1..num_users; `original_id` (int64, uint64 or str) and every
+            column that the source has. `gender`, `age`, `occupation` and `zip_code` (str) come
+            first. In MovieLens-1M ages and occupations are codes.
+        items: indexed by `item_id` 1..num_items; `original_id` and every column that the source
+            has; `title` (str), `year` (nullable integer) and `genres` (tuple of str) come first.
+        repeats: whether a user may have the same item several times, and may do so again: then
+            nothing that was seen is left out when items are ranked (`Split.seen`).
     """
 
     name: str
     interactions: pd.DataFrame
     users: pd.DataFrame
     items: pd.DataFrame
+    repeats: bool = False
+
+    @classmethod
+    def from_tables(
+        cls,
+        interactions: pd.DataFrame,
+        users: pd.DataFrame | None = None,
+        items: pd.DataFrame | None = None,
+        *,
+        name: str = "tables",
+        columns: dict[str, str] | None = None,
+        repeats: str = "first",
+        min_user_interactions: int = 3,
+        min_item_interactions: int = 1,
+        time_unit: str | None = None,
+        separators: dict[str, str] | None = None,
+        odd_values: str = "error",
+        verbose: bool = True,
+    ) -> Dataset:
+        """Make a dataset of data frames (or of what has `to_pandas`, such as Arrow's tables).
+
+        Args:
+            interactions: one row per event, with the user's and the item's id and a time or a
+                position (whole numbers that order a user's events; they decide if both are there),
+                optionally a rating; other columns are not read. Ids are whole numbers or text of
+                any kind. Times are numbers, datetimes or ISO 8601; without a zone they are UTC.
+            users: one row per user with the user's id; every other column is kept.
+            items: one row per item, likewise.
+            name: what the dataset is called in tables and messages.
+            columns: our name -> yours, for columns with names of their own, such as
+                `{"user_id": "customer", "timestamp": "bought_at", "title": "name"}`. Of ids and
+                times the usual other names (userId, user, movieId, ts, date, ...) are found if
+                there is one candidate, and it is said which.
+            repeats: of the events of a user with the same item, keep the "first" or the "last"
+                one, call them an "error", or "keep" all, for domains where people come back.
+            min_user_interactions: users with fewer are left out; three is one each to train,
+                validate and test on.
+            min_item_interactions: items with fewer are left out. Both are applied again until
+                nothing changes; both at k make a k-core.
+            time_unit: "s", "ms", "us" or "ns", of times that are numbers; None goes by magnitude.
+            separators: column -> separator of columns of several values. Lists need none;
+                `genres` are split at "|" (or at the "," or ";" that stands there instead).
+            odd_values: what is no number in `rating`, `year` or `age` ("n/a", "4,5", "25-34") is
+                an "error", or taken as "missing" and counted.
+            verbose: print what was guessed and what was left out.
+
+        Returns:
+            The dataset. Users and items are numbered by ascending original id.
+
+        Raises:
+            ValueError: columns that are not there or could be several; missing ids or times;
+                values that can't be read. Rows are counted from 0.
+        """
+        for option, received, allowed in (
+            ("repeats", repeats, REPEATS),
+            ("odd_values", odd_values, ("error", "missing")),
+            ("time_unit", time_unit, (None, *col.UNITS)),
+        ):
+            if received not in allowed:
+                raise ValueError(f"{option} must be one of {allowed}, received {received!r}.")
+        columns, separators = dict(columns or {}), dict(separators or {})
+        say = fetch.sayer(name, verbose)
+        interactions, users, items = map(_frame, (interactions, users, items))
+        names = [n for table in (interactions, users, items) if table is not None for n in table]
+        for what, used in (("columns", columns.values()), ("separators", separators)):
+            if strange := [n for n in used if n not in names and n not in columns]:
+                raise ValueError(f"{what} names {strange}, but the tables have {names}.")
+
+        what = interactions.attrs.get("source", "interactions")
+        found = tables.find_columns(list(interactions), tables.ROLES, columns, what, say=say)
+        if not {"user_id", "item_id"} <= set(found) or not {"timestamp", "position"} & set(found):
+            raise ValueError(
+                f"{what}: interactions need the columns user_id, item_id and timestamp or "
+                f"position, received {list(interactions)} (a file's first line must name them). "
+                'Say which is which, for example columns={"user_id": "customer"}; if rows are in '
+                "order of time already, add a column position that counts them."
+            )
+        if interactions.empty:
+            raise ValueError(f"{what}: there are no interactions.")
+        given = {ours: interactions[theirs] for ours, theirs in found.items()}
+        user, user_ids = col.number(given["user_id"], f"{what}: user_id")
+        item, item_ids = col.number(given["item_id"], f"{what}: item_id")
+        table, order = {}, None
+        if "timestamp" in given:
+            table["timestamp"], order = col.times(
+                given["timestamp"], time_unit, f"{what}: timestamp", say
+            )
+        if "position" in given:
+            order = col.positions(given["position"], f"{what}: position")
+        if "rating" in given:
+            ratings = col.numbers(given["rating"], f"{what}: rating", odd_values, say)
+            table["rating"] = ratings.astype(np.float32)
+        rows = np.lexsort((order, user))  # stable: ties keep the order of the source
+        del order
+        table = {"user_id": user + 1, "item_id": item + 1, "position": user, **table}
+        table = {column: values[rows] for column, values in table.items()}
+        table["position"] = _ranks(table["user_id"])
+        options = (columns, separators, odd_values, say)
+        dataset = cls(
+            name,
+            pd.DataFrame(table, copy=False),
+            col.side_table("users", "user_id", users, user_ids, *options),
+            col.side_table("items", "item_id", items, item_ids, *options),
+            repeats == "keep",
+        )
+        dataset = _without_repeats(dataset, repeats, say)
+        return dataset.core(min_user_interactions, min_item_interactions, verbose)
 
     @property
     def num_users(self) -> int:
@@ -116,12 +169,88 @@ class Dataset:
         """Whether the times of the interactions are known, not only their order."""
         return "timestamp" in self.interactions
 
+    def user_ids(self, original_ids) -> np.ndarray:
+        """Our ids, int32 [n], of users by their original ids [n]; ValueError if unknown."""
+        return _ids_of(self.users, original_ids, "user")
+
+    def item_ids(self, original_ids) -> np.ndarray:
+        """Our ids, int32 [n], of items by their original ids [n]; ValueError if unknown.
+
+        The way back is `items.loc[item_ids, "original_id"]`.
+        """
+        return _ids_of(self.items, original_ids, "item")
+
+    def titles(self, item_ids) -> np.ndarray | str:
+        """Titles of items, an array of str of the ids' shape (a str for a single id).
+
+        Where there is no title, the original id stands in for it.
+        """
+        ids = np.asarray(item_ids)
+        if ids.size and (ids.min() < 1 or ids.max() > self.num_items):
+            bad = ids[(ids < 1) | (ids > self.num_items)].flat[0]
+            raise ValueError(f"item ids are 1 to {self.num_items}, received {bad}.")
+        rows = self.items.iloc[ids.reshape(-1).astype(np.intp) - 1]
+        names = rows["original_id"].astype(str).astype(object)
+        if "title" in rows:
+            names = rows["title"].where(rows["title"].notna(), names)
+        names = names.to_numpy(object).reshape(ids.shape)
+        return names if ids.ndim else names.item()
+
+    def where(self, kept: np.ndarray) -> Dataset:
+        """The dataset of the interactions that bool [n] `kept` says, numbered from 1 again."""
+        interactions = self.interactions[kept].reset_index(drop=True)
+        ours = {}
+        for key, table in (("user_id", self.users), ("item_id", self.items)):
+            here = np.bincount(interactions[key], minlength=len(table) + 1) > 0
+            interactions[key] = np.cumsum(here, dtype=np.int32)[interactions[key]]
+            index = pd.RangeIndex(1, int(here.sum()) + 1, name=key)
+            ours[key] = table[here[1:]].set_index(index)
+        interactions["position"] = _ranks(interactions["user_id"].to_numpy())
+        return replace(
+            self, interactions=interactions, users=ours["user_id"], items=ours["item_id"]
+        )
+
+    def core(
+        self, min_user_interactions: int, min_item_interactions: int, verbose: bool = True
+    ) -> Dataset:
+        """Leave out users and items with too few interactions, until all that stay have enough.
+
+        Raises:
+            ValueError: if nothing is left.
+        """
+        users = self.interactions["user_id"].to_numpy()
+        items = self.interactions["item_id"].to_numpy()
+        kept = None
+        while True:
+            u, i = (users, items) if kept is None else (users[kept], items[kept])
+            few_users, few_items = np.bincount(u), np.bincount(i)
+            few_users = (few_users < min_user_interactions) & (few_users > 0)
+            few_items = (few_items < min_item_interactions) & (few_items > 0)
+            if not few_users.any() and not few_items.any():
+                break
+            kept = np.ones(len(users), bool) if kept is None else kept
+            kept[kept] = ~(few_users[u] | few_items[i])
+        if kept is None:
+            return self
+        what = (
+            f"users with fewer than {min_user_interactions} interactions and items with fewer than "
+            f"{min_item_interactions}"
+        )
+        if not kept.any():
+            raise ValueError(f"{self.name}: nothing is left without {what}.")
+        less = self.where(kept)
+        fetch.sayer(self.name, verbose)(
+            f"left out {self.num_users - less.num_users:,} users, "
+            f"{self.num_items - less.num_items:,} items, {(~kept).sum():,} interactions ({what})"
+        )
+        return less
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the interactions and the original ids.
 
-        Computed from the numbers, so that it depends neither on the file format nor on the
-        version of pandas. Titles and demographics are not part of it.
+        Computed from the values, so that it depends neither on the file format nor on the
+        version of pandas. Titles and other features are not part of it.
         """
         digest = hashlib.sha256()
         dtypes = {"user_id": "<i4", "item_id": "<i4", "position": "<i4"}
@@ -129,10 +258,16 @@ class Dataset:
         for column, dtype in dtypes.items():
             if column in self.interactions:
                 digest.update(column.encode())
-                digest.update(self.interactions[column].to_numpy(dtype).tobytes())
+                digest.update(self.interactions[column].to_numpy(dtype))
         for table in (self.users, self.items):
             digest.update(b"original_id")
-            digest.update(table["original_id"].to_numpy("<i8").tobytes())
+            ids = table["original_id"].to_numpy()
+            if ids.dtype == np.int64:
+                digest.update(ids.astype("<i8"))
+            else:  # text, or beyond 64 bits with a sign
+                digest.update(json.dumps([str(ids.dtype), *ids.tolist()]).encode())
+        if self.repeats:
+            digest.update(b"repeats")
         return digest.hexdigest()
 
 
@@ -140,465 +275,121 @@ def load_dataset(
     name_or_path: str | os.PathLike,
     data_folder: str | os.PathLike | None = None,
     verbose: bool = True,
+    encoding: str = "utf-8",
+    **options,
 ) -> Dataset:
-    """Load a dataset by name, or from a folder.
+    """Load a dataset by name, or from a folder or file.
 
     A name is looked for in the data folders: `data_folder`, the one the environment variable
     `RECSYS_DATA` names, `data/` of a checkout of this project, the per-user cache. What is in none
     of them is downloaded, checked, and kept in the first folder that can be written.
 
     Args:
-        name_or_path: "ml-100k", "ml-1m", "ml-latest-small", "ml-25m" or "ml-32m"; the name of
-            another folder inside a data folder; or the path of a folder. A folder holds either
-            GroupLens's own files or `interactions.parquet`/`interactions.csv` with the columns
-            user_id, item_id and timestamp (seconds) or position, optionally rating, and optionally
-            `users.csv` (user_id, gender, age, occupation, zip_code) and `items.csv` (item_id,
-            title, year, genres separated by "|").
+        name_or_path: "ml-100k", "ml-1m", "ml-1m-order", "ml-latest-small" or "ml-32m"; the name of
+            another folder inside a data folder; or the path of a folder or of a file of
+            interactions. A folder holds GroupLens's own files, RecBole's (`.inter`, `.user`,
+            `.item`), or `interactions` with `users` and `items` where there are such, each a
+            `.parquet` file or folder, or `.csv` or `.tsv` (also `.gz` or `.zip`).
         data_folder: looked in before the other data folders.
         verbose: print every step.
+        encoding: of text files of the reader's own.
+        **options: see `Dataset.from_tables`.
 
     Returns:
-        The dataset. Users and items are numbered by ascending original id; items that nobody
-        interacted with are dropped.
+        The dataset. "ml-1m-order" is MovieLens-1M as the literature on sequences has it: movies
+        with at least five ratings, in the order of time (ties in the order of the file), without
+        times and ratings; it is made from "ml-1m".
 
     Raises:
-        ValueError: unknown name; files with other columns, non-integer ids, duplicate (user, item)
-            pairs, a user with fewer than three interactions, another checksum or number of rows
-            than the named dataset has; a damaged archive.
+        ValueError: unknown name; what can't be read, see `Dataset.from_tables`.
         OSError: the dataset could be had from no source; the message says from where it can be
             fetched by hand.
     """
+    folders = fetch.data_folders(data_folder)
+    wanted, asked = str(name_or_path), dict(options)
+    main, name, from_1m = fetch.locate(wanted, folders, verbose)
+    say = fetch.sayer(name, verbose)
+    (interactions, users, items), separators = tables.read_tables(
+        main, options.get("columns"), encoding
+    )
+    files = []
+    for table in (interactions, users, items):
+        if table is not None:
+            table.attrs["source"] = fetch.shown(Path(table.attrs["source"]), folders)
+            files.append(table.attrs["source"])
+    num_rows = len(interactions)
+    if from_1m:
+        say("made from ml-1m, in the order of time, of movies with at least five ratings")
+        interactions = fetch.in_order(interactions)
+    options["separators"] = separators | (options.get("separators") or {})
+    dataset = Dataset.from_tables(interactions, users, items, name=name, verbose=verbose, **options)
+    del interactions, users, items, table
+    tables.release_memory()
 
-    def say(text: str) -> None:
-        if verbose:
-            print(f"{path.name}: {text}", flush=True)
-
-    path = Path(name_or_path)
-    folders = _data_folders(data_folder)
-    if str(name_or_path) in NAMED:
-        main = _find_or_fetch(path.name, folders, say)
-    else:
-        # A bare name means a folder inside a data folder before it means one next to the reader.
-        bare = path.parts == (path.name,)
-        places = [*(folder / path for folder in folders.values() if bare), path]
-        main = next((main for main in map(_main_file, places) if main), None)
-        if main is None:
-            raise ValueError(_unknown(name_or_path, path, folders))
-    dataset = _number(path.name, *_read(main))
+    span = ""
+    if dataset.has_timestamps:
+        times = dataset.interactions["timestamp"].agg(["min", "max"]).to_numpy("datetime64[s]")
+        span = " from {} to {}".format(*times.astype("datetime64[D]"))
+    beside = "".join(f", {Path(file).name}" for file in files[1:])
     say(
         f"{dataset.num_users:,} users, {dataset.num_items:,} items, "
-        f"{len(dataset.interactions):,} interactions, read from {_shown(main.parent, folders)}"
+        f"{len(dataset.interactions):,} interactions{span}, read from {files[0]}{beside}"
     )
+    if not asked:
+        fetch.compare(wanted, num_rows, dataset.fingerprint, say)
     return dataset
 
 
-# Where datasets are kept
-
-
-def _data_folders(argument) -> dict[str, Path]:
-    """The data folders, in order, by the name a reader knows them by."""
-    folders = {}
-    if argument is not None:
-        folders[str(argument)] = Path(argument)
-    if os.environ.get("RECSYS_DATA"):
-        folders["$RECSYS_DATA"] = Path(os.environ["RECSYS_DATA"])
-    checkout = Path(__file__).resolve().parent.parent
-    if (checkout / "_config.yml").is_file() and (checkout / "data").is_dir():
-        folders["data"] = checkout / "data"
-    cache = Path(pooch.os_cache("recsys_helpers"))
-    home = Path.home()
-    shown = f"~/{cache.relative_to(home)}" if cache.is_relative_to(home) else str(cache)
-    folders[shown] = cache
-    return folders
-
-
-def _shown(path: Path, folders: dict[str, Path]) -> str:
-    """`path` as the pages of the book may show it: without the machine's own folders."""
-    for name, folder in folders.items():
-        if path == folder or folder in path.parents:
-            return str(Path(name) / path.relative_to(folder))
-    return str(path)
-
-
-def _main_file(folder: Path, names: tuple[str, ...] = ANY_MAIN_FILE) -> Path | None:
-    """The file of interactions in `folder`, if it has one (of these names)."""
-    return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
-def _unknown(name, path: Path, folders: dict[str, Path]) -> str:
-    if path.is_dir():
-        return (
-            f"{path} holds no file of interactions: expected one of {', '.join(ANY_MAIN_FILE)}, "
-            f"received {sorted(p.name for p in path.iterdir())[:10]}."
-        )
-    inside = [p for folder in folders.values() if folder.is_dir() for p in folder.iterdir()]
-    own = sorted({p.name for p in inside if _main_file(p)} - set(NAMED))
-    return (
-        f"Unknown dataset {str(name)!r}. Known by name: {', '.join(NAMED)}. "
-        f"Other folders of interactions in the data folders ({', '.join(folders)}): "
-        f"{', '.join(own) or 'none'}. Or give the path of a folder of interactions."
-    )
-
-
-def _find_or_fetch(name: str, folders: dict[str, Path], say) -> Path:
-    """The file of interactions of the named dataset, checked; downloaded if need be."""
-    named = NAMED[name]
-    for shown, folder in folders.items():
-        if main := _main_file(folder / name, named.main_files):
-            _verify(name, main)
-            return main
-        archive = folder / f"{name}.zip"
-        if archive.is_file():
-            received = pooch.file_hash(str(archive), alg="md5") if named.md5 else None
-            if received != named.md5:
-                raise ValueError(
-                    f"{archive} is damaged or not GroupLens's archive: expected md5 {named.md5}, "
-                    f"received {received}. Delete it and load {name} again, or replace it."
-                )
-            say(f"unpacking {_shown(archive, folders)}")
-            return _keep(name, archive, folders)
-        say(f"not in {shown}")
-
-    failures = []
-    sources = [(GROUPLENS + f"{name}.zip", _from_grouplens)]
-    if name == "ml-100k":
-        sources.append((f"the recbole=={RECBOLE_VERSION} wheel on pip's index", _from_recbole))
-    for source, fetch in sources:
-        say(f"fetching {source}")
-        try:
-            with tempfile.TemporaryDirectory() as temporary:
-                main = _keep(name, fetch(name, Path(temporary)), folders)
-        except (OSError, ValueError) as error:
-            failures.append(f"{source}: {error}")
-            say(f"no: {error}")
-        else:
-            say(f"checked, and kept in {_shown(main.parent, folders)}")
-            return main
-    raise OSError(
-        f"{name} could be had from no source.\n- "
-        + "\n- ".join(failures)
-        + f"\nNothing was kept. By hand: fetch {GROUPLENS}{name}.zip and put it, as it is, into "
-        f"one of these folders: {', '.join(map(str, folders.values()))}."
-    )
-
-
-def _from_grouplens(name: str, temporary: Path) -> Path:
-    url = GROUPLENS + f"{name}.zip"
-    host = urlsplit(url).hostname
-    if host not in _unreachable:
-        _probe(url, host)
-    if host in _unreachable:
-        raise OSError(_unreachable[host])
-    pooch.get_logger().setLevel("WARNING")
-    md5 = NAMED[name].md5
-    try:
-        path = pooch.retrieve(
-            url,
-            known_hash=f"md5:{md5}" if md5 else None,
-            fname=f"{name}.zip",
-            path=temporary,
-            downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
-        )
-    except ValueError as error:  # pooch has removed the file
-        raise ValueError(f"checksum mismatch, file removed ({error})") from error
-    return Path(path)
-
-
-def _probe(url: str, host: str) -> None:
-    """Note `host` as unreachable unless the first byte of `url` arrives in time.
-
-    In a thread, because no timeout of requests covers name resolution, several addresses and the
-    handshake together. Certificates are always verified.
-    """
-
-    def read_first_byte():
-        try:
-            with requests.get(url, stream=True, timeout=FIRST_BYTE_SECONDS) as response:
-                response.raise_for_status()
-                next(response.iter_content(1))
-            _unreachable.pop(host, None)
-        except (OSError, StopIteration, ValueError) as error:  # requests' errors are OSErrors
-            reason = str(error).rsplit("Caused by ", 1)[-1].rstrip(")")
-            _unreachable[host] = f"{host} cannot be reached ({type(error).__name__}: {reason})"
-
-    _unreachable[host] = f"{host} did not answer within {FIRST_BYTE_SECONDS} seconds"
-    thread = threading.Thread(target=read_first_byte, daemon=True)
-    thread.start()
-    thread.join(FIRST_BYTE_SECONDS)
-
-
-def _from_recbole(name: str, temporary: Path) -> Path:
-    """MovieLens-100K as it travels in a wheel: for readers who reach only a package index."""
-    if "pip" in _unreachable:
-        raise OSError(_unreachable["pip"])
-    command = [sys.executable, "-m", "pip", "download", f"recbole=={RECBOLE_VERSION}"]
-    command += ["--no-deps", "--only-binary=:all:", "--dest", str(temporary)]
-    command += ["--retries=0", "--quiet", "--disable-pip-version-check"]
-    if not {"PIP_DEFAULT_TIMEOUT", "PIP_TIMEOUT"} & set(os.environ):
-        command += [f"--timeout={FIRST_BYTE_SECONDS}"]
-    try:
-        pip = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
-    except subprocess.TimeoutExpired as error:
-        raise OSError("pip did not finish within ten minutes") from error
-    wheels = list(temporary.glob("*.whl"))
-    if pip.returncode or not wheels:
-        reason = [line for line in pip.stderr.splitlines() if line.strip()][-1:]
-        _unreachable["pip"] = f"pip failed: {reason[0] if reason else 'no message'}"
-        raise OSError(_unreachable["pip"])
-    received = pooch.file_hash(str(wheels[0]), alg="sha256")
-    if received != RECBOLE_SHA256:
-        raise ValueError(
-            f"checksum mismatch, file removed: expected sha256 {RECBOLE_SHA256}, "
-            f"received {received}"
-        )
-    return wheels[0]
-
-
-def _keep(name: str, archive: Path, folders: dict[str, Path]) -> Path:
-    """Unpack `archive` into the first data folder that can be written, whole or not at all."""
-    for folder in folders.values():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary = tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-")
-        except OSError:  # read-only, or not a folder
-            continue
-        main_files = NAMED[name].main_files
-        with temporary:
-            unpacked = Path(temporary.name) / name
-            unpacked.mkdir()
-            _unpack(archive, unpacked, {*main_files, *NAMED[name].other_files})
-            main = _main_file(unpacked, main_files)
-            if not main:
-                raise ValueError(f"{archive.name} holds none of {', '.join(main_files)}.")
-            _verify(name, main)
-            try:
-                os.replace(unpacked, folder / name)
-            except OSError:
-                if not _main_file(folder / name, main_files):
-                    raise  # else another process was faster, and has checked it too
-        return folder / name / main.name
-    raise OSError(f"none of the data folders can be written: {list(map(str, folders.values()))}")
-
-
-def _unpack(archive: Path, folder: Path, wanted: set[str]) -> None:
-    try:
-        with zipfile.ZipFile(archive) as members:
-            for member in members.namelist():
-                path = PurePosixPath(member.replace("\\", "/"))
-                if path.is_absolute() or ".." in path.parts or ":" in path.as_posix().split("/")[0]:
-                    raise ValueError(
-                        f"{archive.name} is refused: its member {member!r} leaves the folder."
-                    )
-            for member in members.infolist():
-                name = PurePosixPath(member.filename).name
-                if name in wanted and not member.is_dir() and not (folder / name).exists():
-                    (folder / name).write_bytes(members.read(member))
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{archive.name} is truncated or corrupt: {error}") from error
-
-
-def _verify(name: str, main: Path) -> None:
-    """Check what is known of a named dataset's files: bytes where pinned, rows always."""
-    again = f"Delete {main.parent} and load {name} again."
-    for file, expected in FILE_SHA256.items():
-        path = main.parent / file
-        if path.is_file() and (received := pooch.file_hash(str(path))) != expected:
-            raise ValueError(
-                f"{path} is not {name}'s: expected sha256 {expected}, received {received}. {again}"
-            )
-    rows, last = 0, b"\n"
-    with main.open("rb") as file:
-        while block := file.read(1 << 24):
-            rows, last = rows + block.count(b"\n"), block[-1:]
-    rows += (last != b"\n") - (main.suffix in (".csv", ".inter"))  # the header is no row
-    if rows != NAMED[name].interactions:
-        raise ValueError(
-            f"{main} is not {name}'s: expected {NAMED[name].interactions:,} rows, "
-            f"received {rows:,}. {again}"
-        )
-
-
-# Formats. Each reader returns interactions, users, items with original ids; the last two or None
-
-
-def _read(main: Path) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
-    readers = {
-        "u.data": _read_100k,
-        "ml-100k.inter": _read_recbole,
-        "ratings.dat": _read_1m,
-        "ratings.csv": _read_csv_release,
-    }
-    return readers.get(main.name, _read_own)(main)
-
-
-def _read_100k(main: Path):
-    users = _table(main.with_name("u.user"), "|", USER_COLUMNS_100K, "latin-1")
-    genres = _table(main.with_name("u.genre"), "|", ["genre", "code"], "latin-1")["genre"]
-    columns = ["item_id", "title", "release_date", "video_date", "url", *genres]
-    items = _table(main.with_name("u.item"), "|", columns, "latin-1")
-    items["genres"] = ["|".join(genres[row]) for row in items[list(genres)].to_numpy() == 1]
-    return _table(main, "\t", RATING_COLUMNS), users, items
-
-
-def _read_recbole(main: Path):
-    interactions, users, items = (
-        _table(main.with_suffix(suffix), "\t").rename(columns=lambda name: name.split(":")[0])
-        for suffix in (".inter", ".user", ".item")
-    )
-    # Titles come without their years. Item 267, whose title and year are unknown, is misspelt.
-    with_year = items["movie_title"] + " (" + items["release_year"].astype(str) + ")"
-    items["title"] = with_year.mask(items["movie_title"] == "unkonwn", "unknown")
-    items["genres"] = items["class"].str.replace(" ", "|")
-    return interactions, users, items.drop(columns="release_year")
-
-
-def _read_1m(main: Path):
-    return (
-        _table(main, "::", RATING_COLUMNS),
-        _table(main.with_name("users.dat"), "::", USER_COLUMNS_1M, "latin-1"),
-        _table(main.with_name("movies.dat"), "::", ["item_id", "title", "genres"], "latin-1"),
-    )
-
-
-def _read_csv_release(main: Path):
-    names = {"userId": "user_id", "movieId": "item_id"}
-    items = _table(main.with_name("movies.csv"), ",").rename(columns=names)
-    return _table(main, ",").rename(columns=names), None, items
-
-
-def _read_own(main: Path):
-    users, items = main.with_name("users.csv"), main.with_name("items.csv")
-    return (
-        pd.read_parquet(main) if main.suffix == ".parquet" else _table(main, ","),
-        _table(users, ",") if users.is_file() else None,
-        _table(items, ",") if items.is_file() else None,
-    )
-
-
-def _table(path: Path, separator: str, columns=None, encoding="utf-8-sig") -> pd.DataFrame:
-    """Read a delimited file; `columns` for files without a header, which must have so many."""
-    source = path
-    if separator == "::":  # pandas is fast with one-character separators only
-        source, separator = io.BytesIO(path.read_bytes().replace(b"::", b"\t")), "\t"
-    text = ("title", "movie_title:token_seq", "zip_code", "zip_code:token")
-    try:
-        table = pd.read_csv(
-            source,
-            sep=separator,
-            header=None if columns else 0,
-            index_col=False,
-            encoding=encoding,
-            quoting=csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE,
-            keep_default_na=False,  # a movie may be called "None"
-            na_values=[""],
-            dtype={columns.index(c): str for c in text if c in columns}
-            if columns
-            else dict.fromkeys(text, str),
-            low_memory=False,
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a table separated by {separator!r}: {error}") from error
-    if columns:
-        if table.shape[1] != len(columns):
-            raise ValueError(
-                f"{path} has {table.shape[1]} columns separated by {separator!r}, "
-                f"expected {len(columns)}: {columns}."
-            )
-        table.columns = columns
-    return table
-
-
-# From a source's tables to a Dataset
-
-
-def _number(name: str, interactions, users, items) -> Dataset:
-    """Check, sort and number the tables that a reader returned."""
-    order = next((c for c in ("position", "timestamp") if c in interactions), None)
-    missing = [c for c in ("user_id", "item_id") if c not in interactions]
-    if missing or order is None:
-        raise ValueError(
-            f"{name}: interactions need the columns user_id, item_id and timestamp or position, "
-            f"received {list(interactions.columns)}."
-        )
-    if interactions.empty:
-        raise ValueError(f"{name}: there are no interactions.")
-    original_users = _integers(interactions["user_id"], f"{name}: user_id")
-    original_items = _integers(interactions["item_id"], f"{name}: item_id")
-    user_ids, user = np.unique(original_users, return_inverse=True)
-    item_ids, item = np.unique(original_items, return_inverse=True)
-
-    pair = user.astype(np.int64) * len(item_ids) + item
-    repeated = pd.Series(pair).duplicated()
-    if repeated.any():
-        row = int(np.flatnonzero(repeated)[0])
-        raise ValueError(
-            f"{name}: {int(repeated.sum())} duplicate (user, item) pairs, the first being user "
-            f"{original_users[row]} with item {original_items[row]}. Keep one row of each pair."
-        )
-    counts = np.bincount(user)
-    if counts.min() < 3:
-        row = int(counts.argmin())
-        raise ValueError(
-            f"{name}: user {user_ids[row]} has {counts[row]} interactions; every user needs three "
-            f"(one each to train, validate and test on). {int((counts < 3).sum())} users have "
-            "fewer: drop their rows."
-        )
-
-    table = {"user_id": (user + 1).astype(np.int32), "item_id": (item + 1).astype(np.int32)}
-    keys = _integers(interactions[order], f"{name}: {order}")
-    rows = np.lexsort((keys, user))  # stable: ties keep the order of the file
-    first = np.cumsum(counts) - counts
-    table["position"] = np.empty(len(user), np.int32)
-    table["position"][rows] = np.arange(len(user)) - np.repeat(first, counts)
-    if "timestamp" in interactions:
-        table["timestamp"] = _integers(interactions["timestamp"], f"{name}: timestamp")
-    if "rating" in interactions:
-        table["rating"] = pd.to_numeric(interactions["rating"]).to_numpy(np.float32)
-    return Dataset(
-        name=name,
-        interactions=pd.DataFrame({column: values[rows] for column, values in table.items()}),
-        users=_features(f"{name}: users", users, "user_id", user_ids),
-        items=_features(f"{name}: items", items, "item_id", item_ids),
-    )
-
-
-def _integers(column: pd.Series, what: str) -> np.ndarray:
-    if not pd.api.types.is_integer_dtype(column.dtype) or column.isna().any():
-        odd = column[pd.to_numeric(column, errors="coerce").mod(1).ne(0)]
-        raise ValueError(
-            f"{what} must hold integers only, received {column.dtype} values such as "
-            f"{(odd if len(odd) else column).iloc[0]!r}."
-        )
-    return column.to_numpy(np.int64)
-
-
-def _features(what: str, table: pd.DataFrame | None, key: str, ids: np.ndarray) -> pd.DataFrame:
-    """The rows of `table` that belong to `ids`, numbered; columns we know, in one form."""
-    numbered = pd.DataFrame({"original_id": ids}, index=pd.RangeIndex(1, len(ids) + 1, name=key))
+def _frame(table) -> pd.DataFrame | None:
+    """A data frame whose ids are columns and whose columns have text for names."""
     if table is None:
-        return numbered
-    if key not in table:
-        raise ValueError(f"{what} need the column {key}, received {list(table.columns)}.")
-    table = table.set_index(pd.Index(_integers(table[key], f"{what}, {key}")))
-    if not table.index.is_unique:
-        raise ValueError(f"{what}: {key} {table.index[table.index.duplicated()][0]} occurs twice.")
-    table = table.reindex(ids)
-    if "title" in table:
-        table["title"] = table["title"].str.strip()
-        if "year" not in table:
-            # "Toy Story (1995)", "Series (2006-2007)", "Series (2011- )", "Video (1995) (V)"
-            pattern = r"\((\d{4})(?:[-\u2013]\s?(?:\d{4})?)?\)(?: \(V\))?$"
-            year = table["title"].str.extract(pattern)[0]
-            table["year"] = pd.to_numeric(year)
-    if "year" in table:
-        table["year"] = table["year"].astype("Int64")
-    if "genres" in table:
-        none = ("unknown", "(no genres listed)")
-        table["genres"] = [
-            tuple(g for g in text.split("|") if g and g not in none)
-            for text in table["genres"].fillna("").astype(str)
-        ]
-    for column in ("gender", "age", "occupation", "zip_code", "title", "year", "genres"):
-        if column in table:
-            numbered[column] = table[column].array
-    return numbered
+        return None
+    if not isinstance(table, pd.DataFrame):
+        table = table.to_pandas() if hasattr(table, "to_pandas") else pd.DataFrame(table)
+    if any(table.index.names):
+        table = table.reset_index()
+    names = [str(column) for column in table]
+    return table if names == list(table) else table.set_axis(names, axis=1)
+
+
+def _ids_of(table: pd.DataFrame, original_ids: Iterable, what: str) -> np.ndarray:
+    known = pd.Index(table["original_id"])
+    wanted = list(original_ids)
+    ids = known.get_indexer([str(i) for i in wanted] if known.dtype == object else wanted)
+    if (ids < 0).any():
+        raise ValueError(f"no {what} has the original id {wanted[int((ids < 0).argmax())]!r}.")
+    return (ids + 1).astype(np.int32)
+
+
+def _ranks(users: np.ndarray) -> np.ndarray:
+    """0-based rank of each row within its user, int32 [n], of users in ascending order."""
+    lengths = np.bincount(users)
+    first = np.cumsum(lengths) - lengths
+    return np.arange(len(users), dtype=np.int32) - np.repeat(first.astype(np.int32), lengths)
+
+
+def _without_repeats(dataset: Dataset, repeats: str, say) -> Dataset:
+    """Of each user's events with an item the first or last only; see `Dataset.from_tables`."""
+    if repeats == "keep":
+        return dataset
+    table = dataset.interactions
+    pairs = table["user_id"].to_numpy(np.int64) * (dataset.num_items + 1)
+    pairs += table["item_id"].to_numpy()
+    order = np.argsort(pairs, kind="stable")  # each pair in the order of time
+    changes = np.diff(pairs[order]) != 0
+    del pairs
+    again = np.flatnonzero(~changes)  # an event, and the next one is of the same pair
+    if not len(again):
+        return dataset
+    if repeats == "error":
+        user, item = table.loc[order[again[0]], ["user_id", "item_id"]].astype(int)
+        raise ValueError(
+            f"{dataset.name}: {len(again):,} duplicate (user, item) pairs, such as user "
+            f"{dataset.users['original_id'].loc[user]} with item "
+            f"{dataset.items['original_id'].loc[item]}. Keep one row of each pair, or pass "
+            'repeats="first", "last" or "keep".'
+        )
+    kept = np.ones(len(table), bool)
+    kept[order[again + (repeats == "first")]] = False
+    say(f"{len(again):,} repeated (user, item) events left out, the {repeats} of each pair stays")
+    return dataset.where(kept)

@@ -18,6 +18,7 @@ from recsys_helpers.baselines import (
     recommend_from_baseline,
 )
 from recsys_helpers.datasets import load_dataset
+from recsys_helpers.fetch import data_folders
 from recsys_helpers.metrics import metrics_from_ranks
 from recsys_helpers.splits import Split, leave_last_out
 
@@ -196,7 +197,7 @@ def test_ranks_from_baseline_uses_what_is_known_before_the_target():
     # The circle as a split: at test time the last known item is the validation item.
     whole = interactions([(np.arange(14) + start) % 20 + 1 for start in range(20)])
     place = whole.groupby("user_id").cumcount()
-    dataset = type("Circle", (), {"num_items": 20, "num_users": 20})
+    dataset = type("Circle", (), {"num_items": 20, "num_users": 20, "repeats": False})
     split = Split(dataset, whole[place < 12], whole[place == 12], whole[place == 13], "circle")
     model = markov(split.train, 20)
     for target in ("validation", "test"):
@@ -220,7 +221,7 @@ def random_split(num_users, num_items, seed=0):
             for _ in range(num_users)]  # fmt: skip
     whole = interactions(rows)
     left = whole.groupby("user_id").cumcount(ascending=False)
-    dataset = SimpleNamespace(num_items=num_items, num_users=num_users)
+    dataset = SimpleNamespace(num_items=num_items, num_users=num_users, repeats=False)
     return Split(dataset, whole[left > 1], whole[left == 1], whole[left == 0], "random")
 
 
@@ -273,13 +274,10 @@ def test_recommending_never_shows_what_was_seen(monkeypatch):
 
 @pytest.fixture(scope="module")
 def movielens_1m():
-    try:
-        dataset = load_dataset("ml-1m-order", verbose=False)
-    except ValueError as error:
-        if "Unknown dataset" not in str(error):
-            raise  # it is here, and something is wrong with it
-        pytest.skip(f"MovieLens-1M in chronological order is not here: {error}")
-    return leave_last_out(dataset)
+    folders = [f / n for f in data_folders(None).values() for n in ("ml-1m-order", "ml-1m")]
+    if not any(folder.is_dir() for folder in folders):
+        pytest.skip("MovieLens-1M is in none of the data folders")
+    return leave_last_out(load_dataset("ml-1m-order", verbose=False), verbose=False)
 
 
 @pytest.mark.parametrize(

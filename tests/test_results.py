@@ -29,9 +29,9 @@ def split(tmp_path):
     return leave_last_out(load_dataset(folder, verbose=False), min_item_interactions=1)
 
 
-def write_data(folder):
+def write_data(folder, movies=3):
     folder.mkdir(parents=True)
-    rows = [f"{user},{item},{item}" for user in range(USERS) for item in range(3)]
+    rows = [f"{user},{item},{item}" for user in range(USERS) for item in range(movies)]
     (folder / "interactions.csv").write_text("user_id,item_id,position\n" + "\n".join(rows))
     return folder
 
@@ -144,10 +144,12 @@ def test_what_is_shown_stands_beside_the_exact_ranking(tmp_path, split):
     assert again == first["recommended"]
     # In training the first movie was watched by four users, the target by nobody.
     assert first["recommended"]["popularity@1"] == 1 and second["recommended"]["popularity@1"] == 0
-    ten = np.repeat(shown[0], 10, axis=1)
+    more = load_dataset(write_data(tmp_path / "more" / "tiny", movies=11), verbose=False)
+    wide = leave_last_out(more, min_item_interactions=1)  # the eleventh is everybody's target
+    ten = np.array([range(2, 12), range(2, 12), range(1, 11), range(1, 11)])
     for seed in (1, 2):
-        record(tmp_path / "ten", split, "fm", seed, np.array([1, 1, 1, 50]), recommended=ten)
-    record(tmp_path / "ten", split, "dssm", 1, np.ones(USERS, int))  # shows nothing
+        record(tmp_path / "ten", wide, "fm", seed, np.array([1, 1, 1, 50]), recommended=ten)
+    record(tmp_path / "ten", wide, "dssm", 1, np.ones(USERS, int))  # shows nothing
     table = results.served_table("tiny", tmp_path / "ten")
     assert table.index.tolist() == ["FM"]
     assert table.loc["FM", ["HR@10, exact", "HR@10, shown", "coverage"]].tolist() == [0.75, 0.5, 1]

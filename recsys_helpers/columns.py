@@ -1,0 +1,389 @@
+"""Columns as people have them, turned into columns that can be counted on.
+
+Ids of any kind, times in any unit, numbers with odd values among them, fields of several values.
+Everything that can't be read for certain is refused, with the place where it stands.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from recsys_helpers.tables import ROLES, find_columns
+
+UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # per second
+LARGEST = {"s": 1e11, "ms": 1e14, "us": 1e17}  # of each unit: the year 5138
+LISTS = (list, tuple, set, np.ndarray)
+KNOWN_FEATURES = ("gender", "age", "occupation", "zip_code", "title", "year", "genres")
+
+
+def _first(mask: np.ndarray, column: pd.Series) -> str:
+    """Where `mask` is first true and what stands there, for messages."""
+    row = int(np.argmax(mask))
+    more = int(np.sum(mask)) - 1
+    others = f" and {more:,} more" if more > 0 else ""
+    return f"{_plain(column.iloc[row])} in row {row} (counted from 0){others}"
+
+
+def _plain(value) -> str:
+    """A value for messages: 7 and not np.int64(7)."""
+    return repr(value.item() if isinstance(value, np.generic) else value)
+
+
+def _none_missing(column: pd.Series, what: str) -> None:
+    missing = column.isna().to_numpy()
+    if missing.any():
+        raise ValueError(
+            f"{what} is missing in row {int(missing.argmax())} (counted from 0), in "
+            f"{int(missing.sum()):,} of {len(missing):,} rows in all. Drop these rows or fill them."
+        )
+
+
+# Ids
+
+
+def number(column: pd.Series, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Number ids of any kind from 0, in ascending order (text by code points).
+
+    Whole numbers stay numbers, in whatever type they come; everything else is text.
+
+    Returns:
+        Numbers, int32 [n], and the ids they stand for, [num_ids]: int64, uint64 or objects (str).
+
+    Raises:
+        ValueError: ids that are missing, or neither whole numbers nor text.
+    """
+    codes, ids = pd.factorize(column)
+    if (codes < 0).any():
+        _none_missing(column, what)
+    ids = np.asarray(ids)
+    if ids.dtype.kind == "O" and {type(i) for i in ids} in ({float}, {float, int}):
+        ids = ids.astype(float)
+    if ids.dtype.kind == "f":
+        odd = (ids % 1 != 0) | (np.abs(ids) >= 2**53)
+        if odd.any():
+            raise ValueError(
+                f"{what} holds {_first(np.isin(column, ids[odd]), column)}: ids must be whole "
+                "numbers below 2**53 or text. Read the column as text, or number them yourself."
+            )
+        ids = ids.astype(np.int64)
+    elif ids.dtype.kind == "O":
+        ids = _whole_or_text(ids, what)
+        if ids.dtype == object and (empty := ids == "").any():
+            _none_missing(column.mask(column == ids[empty][0]), what)
+    elif ids.dtype.kind not in "iu":
+        raise ValueError(
+            f"{what} must hold whole numbers or text, received {column.dtype} values such as "
+            f"{_plain(ids[0])}. Convert them, for example with astype(str)."
+        )
+    if ids.dtype.kind in "iu":
+        fits = ids.dtype.kind == "i" or not len(ids) or ids.max() < 2**63
+        ids = ids.astype(np.int64 if fits else np.uint64)
+    ids, rank = np.unique(ids, return_inverse=True)
+    return rank.astype(np.int32)[codes], ids
+
+
+def _whole_or_text(ids: np.ndarray, what: str) -> np.ndarray:
+    """Objects as int64, as uint64, or all as text."""
+    if all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in ids):
+        for dtype in (np.int64, np.uint64):
+            info = np.iinfo(dtype)
+            if all(info.min <= i <= info.max for i in ids):
+                return ids.astype(dtype)
+    for i in ids:
+        if isinstance(i, float | bool | bytes | tuple):
+            raise ValueError(
+                f"{what} holds {i!r} ({type(i).__name__}) among ids of other kinds: ids must be "
+                "whole numbers or text. Convert the column, for example with astype(str)."
+            )
+    return np.array([str(i) for i in ids], object)
+
+
+# Times
+
+
+def times(
+    column: pd.Series, unit: str | None, what: str, say: Callable
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds since 1970 of times of any kind; without a zone they are UTC.
+
+    Args:
+        column: integers or floats, datetimes, or text in ISO 8601 (or holding such numbers).
+        unit: "s", "ms", "us" or "ns" of numbers; None takes it from their magnitude.
+        what: the column's name for messages.
+        say: prints a line.
+
+    Returns:
+        Seconds, int64 [n], rounded down; and what to sort by, [n], as fine as the source is.
+
+    Raises:
+        ValueError: missing or unreadable times, or numbers whose unit isn't clear.
+    """
+    _none_missing(column, what)
+    if not isinstance(column.dtype, np.dtype | pd.DatetimeTZDtype) or column.dtype.kind == "O":
+        column = _parsed_times(column, what)
+    if isinstance(column.dtype, pd.DatetimeTZDtype):
+        column = column.dt.tz_convert("UTC").dt.tz_localize(None)
+    if column.dtype.kind == "M":
+        per_second = UNITS[np.datetime_data(column.dtype)[0]]
+        keys = column.to_numpy().view(np.int64)
+        return keys // per_second, keys
+    if column.dtype.kind == "b":
+        raise ValueError(f"{what} must hold times, received {column.dtype}.")
+    keys = column.to_numpy()
+    if not np.isfinite(keys).all():
+        raise ValueError(f"{what} holds {_first(~np.isfinite(keys), column)}: not a time.")
+    if keys.dtype.kind in "iu":
+        keys = keys.astype(np.int64, copy=False)
+    if unit is None:
+        unit = _unit(keys, what)
+        if unit != "s":
+            say(f"{what}: taken for {unit}, by their magnitude (time_unit= says otherwise)")
+    seconds = keys if unit == "s" and keys.dtype == np.int64 else keys // UNITS[unit]
+    return seconds.astype(np.int64, copy=False), keys
+
+
+def _unit(keys: np.ndarray, what: str) -> str:
+    sizes = np.abs(keys)
+
+    def unit_of(size) -> str:
+        return next((unit for unit, limit in LARGEST.items() if size < limit), "ns")
+
+    usual, largest = unit_of(np.median(sizes)), unit_of(sizes.max())
+    if usual != largest:
+        raise ValueError(
+            f"{what} holds numbers of several magnitudes: most look like {usual}, but "
+            f"{keys[sizes.argmax()]} in row {int(sizes.argmax())} (counted from 0) like {largest}, "
+            "for example seconds and milliseconds. Convert them, or pass time_unit."
+        )
+    month, day = keys // 100 % 100, keys % 100
+    if keys.min() >= 1900_01_01 and keys.max() <= 2100_12_31:
+        if ((month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all():
+            raise ValueError(
+                f"{what} holds numbers such as {keys[0]}, which look like dates, not like seconds. "
+                'Convert them (pandas.to_datetime(column, format="%Y%m%d")), or pass time_unit="s".'
+            )
+    return usual
+
+
+def _parsed_times(column: pd.Series, what: str) -> pd.Series:
+    """Text, objects, and the types that are Arrow's or pandas's own, as numbers or datetimes."""
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return pd.Series(column.to_numpy())
+    read = partial(pd.to_datetime, utc=True)
+    if isinstance(column.iloc[0], str):
+        read = partial(read, format="ISO8601")
+        if re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", column.iloc[0]):
+            read = pd.to_numeric
+        elif column.iloc[0].endswith(" UTC"):
+            column = column.str.removesuffix(" UTC")
+    elif isinstance(column.dtype, pd.ArrowDtype):
+        return column.astype("datetime64[ns, UTC]")
+    try:
+        steps = range(0, len(column), 1 << 20)  # a million at a time, to bound the memory
+        times = pd.concat([read(column.iloc[i : i + (1 << 20)]) for i in steps])
+    except (ValueError, TypeError, OverflowError) as error:
+        bad = read(column, errors="coerce").isna().to_numpy(bool)
+        raise ValueError(
+            f"{what} holds {_first(bad, column)}: not a time in ISO 8601 such as "
+            "2024-05-31T17:00:00Z, nor seconds since 1970 throughout. Convert it with "
+            f"pandas.to_datetime(column, format=...) beforehand. ({error})"
+        ) from error
+    return pd.Series(times.to_numpy()) if read is pd.to_numeric else times
+
+
+def positions(column: pd.Series, what: str) -> np.ndarray:
+    """What says in which order a user's events came, [n]: integers, or other numbers."""
+    _none_missing(column, what)
+    if pd.api.types.is_integer_dtype(column.dtype):
+        return column.to_numpy(np.int64)
+    return numbers(column, what, "error", print)
+
+
+# Numbers, fields of several values, and all that is known of users or items
+
+
+def numbers(
+    column: pd.Series, what: str, odd_values: str, say: Callable, whole: bool = False
+) -> np.ndarray:
+    """Floats [n], NaN where nothing stands; see `Dataset.from_tables` for `odd_values`."""
+    blank = column.isna().to_numpy().copy()
+    if not pd.api.types.is_numeric_dtype(column.dtype):
+        column = column.astype(object)
+        blank |= (column == "").to_numpy(bool)
+    values = pd.to_numeric(column, errors="coerce").to_numpy(float, na_value=np.nan)
+    odd = (np.isnan(values) & ~blank) | np.isinf(values)
+    if whole:
+        odd |= ~np.isnan(values) & (values != np.floor(values))
+    if odd.any():
+        if odd_values == "error":
+            raise ValueError(
+                f"{what} must hold {'whole ' * whole}numbers, received {_first(odd, column)}. "
+                'Convert the column, or take such values as missing with odd_values="missing".'
+            )
+        say(f"{what}: {odd.sum():,} odd values taken as missing, such as {_first(odd, column)}")
+        values[odd] = np.nan
+    return values
+
+
+def is_several(column: pd.Series) -> bool:
+    """Whether the column holds lists, or text that is written like Python's lists."""
+    known = column[column.notna()]
+    if known.empty or pd.api.types.is_numeric_dtype(column.dtype):
+        return False
+    first = known.iloc[0]
+    if isinstance(first, str):
+        return first[:1] == "[" and all(str(v)[:1] + str(v)[-1:] == "[]" for v in known)
+    return isinstance(first, LISTS)
+
+
+def several(column: pd.Series, separator: str | None, what: str, say: Callable) -> list[tuple]:
+    """Tuples of str [n]: of lists, of text written like lists, or of separated text.
+
+    Args:
+        column: () where nothing stands.
+        separator: of text; None is "|", or the one of "," and ";" that occurs where "|" doesn't.
+        what: the column's name for messages.
+        say: prints a line.
+    """
+    texts = [v for v in column if isinstance(v, str)]
+    if separator is None and texts and not is_several(column):
+        others = [s for s in ",;" if any(s in text for text in texts)]
+        if any("|" in text for text in texts) or not others:
+            separator = "|"
+        elif len(others) == 1:
+            separator = others[0]
+            say(f"{what}: taken to be separated by {separator!r} (separators= says otherwise)")
+        else:
+            raise ValueError(
+                f"{what} holds neither lists nor text separated by '|': {texts[0]!r}. Name the "
+                f"separator, for example separators={{{what.rsplit(': ')[-1]!r}: ','}}."
+            )
+
+    def split(value) -> tuple:
+        if isinstance(value, LISTS):
+            parts = value
+        elif not isinstance(value, str):
+            parts = () if pd.isna(value) else (value,)
+        elif value[:1] + value[-1:] == "[]":
+            try:
+                parts = ast.literal_eval(value)
+            except (ValueError, SyntaxError) as error:
+                raise ValueError(f"{what} holds {value!r}, which is not a list.") from error
+        else:
+            parts = value.split(separator)
+        return tuple(text for part in parts if part is not None and (text := str(part).strip()))
+
+    return [split(value) for value in column]
+
+
+def side_table(
+    what: str,
+    key: str,
+    table: pd.DataFrame | None,
+    ids: np.ndarray,
+    columns: dict[str, str],
+    separators: dict[str, str],
+    odd_values: str,
+    say: Callable,
+) -> pd.DataFrame:
+    """All that is known of users or items, numbered from 1; the columns we know come first.
+
+    Args:
+        what: "users" or "items", for messages.
+        key: "user_id" or "item_id".
+        table: one row per user or item, or None.
+        ids: original ids, [num_ids]; row i of the result belongs to `ids[i]`.
+        columns: see `Dataset.from_tables`, as for the other options.
+        separators: of columns of several values.
+        odd_values: "error" or "missing".
+        say: prints a line.
+
+    Raises:
+        ValueError: an id that occurs twice, no id that occurs in `ids`, values that can't be read.
+    """
+    numbered = pd.DataFrame({"original_id": ids}, index=pd.RangeIndex(1, len(ids) + 1, name=key))
+    if table is None:
+        return numbered
+    what = table.attrs.get("source", what)
+    theirs = find_columns(list(table), [key], columns, what, side=True, say=say).get(key)
+    if theirs is None:
+        raise ValueError(
+            f"{what} needs the column {key}, received {list(table)}. Name it, for example "
+            f"columns={{{key!r}: {table.columns[0]!r}}}."
+        )
+    renamed = {name: ours for ours, name in columns.items() if ours not in ROLES}
+    table = table.rename(columns=renamed | {theirs: key})
+    if table.columns.has_duplicates or "original_id" in table:
+        raise ValueError(
+            f"{what} has the columns {list(table)}: each name may occur once, and original_id is a "
+            "name of ours. Rename them."
+        )
+    table = _features(table, key, what, separators, odd_values, say)
+    lists = [c for c in table if c != key and len(table) and isinstance(table[c].iloc[0], tuple)]
+    table = _in_order_of(ids, table, key, what, say)
+    for column in table:
+        if column in lists:
+            table[column] = [v if isinstance(v, tuple) else () for v in table[column]]
+        numbered[column] = table[column].array
+    return numbered
+
+
+def _in_order_of(ids: np.ndarray, table: pd.DataFrame, key: str, what: str, say: Callable):
+    """The rows of `table` that belong to `ids`, empty where it has none."""
+    codes, own = number(table[key], f"{what}: {key}")
+    if len(own) < len(codes):
+        twice = own[np.bincount(codes) > 1][0]
+        raise ValueError(f"{what}: {key} {twice} occurs twice. Keep one row of each.")
+    if own.dtype != ids.dtype:  # 7 and "7" are one id when one file has types and the other none
+        own, ids = own.astype(str).astype(object), ids.astype(str).astype(object)
+    matched = int(np.isin(own, ids).sum())
+    if not matched:
+        raise ValueError(
+            f"{what}: none of its ids, such as {_plain(own[0])}, has interactions; those have ids "
+            f"such as {_plain(ids[0])}. Name the right column of ids with columns=."
+        )
+    if matched < len(own):
+        say(f"{what}: {len(own) - matched:,} of {len(own):,} rows left out, without interactions")
+    if matched < len(ids):
+        say(f"{what}: no row for {len(ids) - matched:,} of {len(ids):,} ids")
+    return table.set_axis(pd.Index(own[codes])).reindex(ids).drop(columns=key)
+
+
+def _features(table, key: str, what: str, separators, odd_values: str, say) -> pd.DataFrame:
+    """The columns we know, each in one form, and then the others."""
+    if "title" in table:
+        titles = table["title"]
+        table["title"] = titles.where(titles.isna(), titles.astype(str).str.strip()).astype(object)
+        if "year" not in table:
+            # "Toy Story (1995)", "Series (2006-2007)", "Series (2011- )", "Video (1995) (V)"
+            pattern = r"\((\d{4})(?:[-\u2013]\s?(?:\d{4})?)?\)(?: \(V\))?$"
+            years = table["title"].str.extract(pattern)[0]
+            if years.notna().any():
+                table["year"] = years
+    for column in ("year", "age"):
+        if column in table and not pd.api.types.is_integer_dtype(table[column].dtype):
+            whole = column == "year"
+            table[column] = numbers(table[column], f"{what}: {column}", odd_values, say, whole)
+    if "year" in table:
+        table["year"] = table["year"].astype("Int64")
+    if "zip_code" in table:
+        codes = table["zip_code"]
+        table["zip_code"] = codes.where(codes.isna(), codes.astype(str)).astype(object)
+    for column in table:
+        one = column in (key, "title")
+        if column in {"genres", *separators} or (not one and is_several(table[column])):
+            name = f"{what}: {column}"
+            table[column] = pd.Series(
+                several(table[column], separators.get(column), name, say), table.index, object
+            )
+    if "genres" in table:
+        none = ("unknown", "(no genres listed)")
+        table["genres"] = [tuple(g for g in genres if g not in none) for genres in table["genres"]]
+    known = [column for column in (key, *KNOWN_FEATURES) if column in table]
+    return table[known + [column for column in table if column not in known]]

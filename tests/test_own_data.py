@@ -1,0 +1,523 @@
+"""What people have, and what becomes of it: works, or is refused for a reason that is said."""
+
+import gzip
+import io
+import uuid
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from recsys_helpers.datasets import Dataset, load_dataset
+
+DAY = 86_400
+START = 1_600_000_000
+
+
+def log(**changed):
+    """Three users and four items, a day apart, as columns; `changed` replaces some of them."""
+    table = pd.DataFrame(
+        {
+            "user_id": np.repeat([1, 2, 3], 4),
+            "item_id": np.tile([10, 20, 30, 40], 3),
+            "timestamp": START + DAY * np.tile(np.arange(4), 3),
+        }
+    )
+    for column, values in changed.items():
+        table[column] = values
+    return table.dropna(axis=1, how="all")
+
+
+def facts(dataset):
+    """What the table below asks of a dataset; times are the first user's."""
+    table = dataset.interactions
+    return SimpleNamespace(
+        users=dataset.users["original_id"].tolist(),
+        items=dataset.items["original_id"].tolist(),
+        rows=len(table),
+        history=dataset.items["original_id"].loc[table.query("user_id == 1")["item_id"]].tolist(),
+        times=table.get("timestamp", pd.Series(dtype=int))[table["user_id"] == 1].tolist(),
+        ratings=table.get("rating", pd.Series(dtype=float)).tolist(),
+        columns=[*dataset.users.columns[1:], *dataset.items.columns[1:]],
+        genres=dataset.items["genres"].iloc[0] if "genres" in dataset.items else None,
+        tags=dataset.items["tags"].iloc[0] if "tags" in dataset.items else None,
+        years=dataset.items["year"].fillna(0).tolist() if "year" in dataset.items else None,
+        ages=dataset.users["age"].fillna(0).tolist() if "age" in dataset.users else None,
+        zips=dataset.users["zip_code"].fillna(0).tolist() if "zip_code" in dataset.users else None,
+        titles=dataset.titles(dataset.items.index).tolist(),
+        repeats=dataset.repeats,
+    )
+
+
+def judge(make, expected, match, capsys):
+    if match is not None:
+        with pytest.raises(ValueError, match=match):
+            make()
+        return
+    made = facts(make())
+    for fact, value in expected.items():
+        if fact == "says":
+            printed = capsys.readouterr().out
+            assert value in printed, printed
+        else:
+            assert getattr(made, fact) == value, fact
+
+
+# Ids
+
+USERS = log()["user_id"]
+SMALL, LARGE = [1, 2, 3], [2**63 + 1, 2**63 + 2, 2**63 + 3]
+UUIDS = [uuid.UUID(int=i) for i in SMALL]
+LONG = [str(2**127 + i) for i in SMALL]
+
+
+def ids(values, dtype=None):
+    return log(user_id=pd.Series([values[i - 1] for i in USERS], dtype=dtype))
+
+
+# fmt: off
+IDS = {
+    "int32": (ids(SMALL, "int32"), SMALL),
+    "nullable": (ids(SMALL, "Int64"), SMALL),
+    "descending": (ids([3, 2, 1]), SMALL),
+    "negative": (ids([-5, 0, 7]), [-5, 0, 7]),
+    "unsigned 64 bit": (ids(LARGE, "uint64"), LARGE),
+    "small unsigned": (ids(SMALL, "uint8"), SMALL),
+    "whole floats": (ids([1.0, 2.0, 3.0]), SMALL),
+    "whole floats as objects": (ids([1.0, 2, 3], object), SMALL),
+    "text": (ids(["b", "a", "C"]), ["C", "a", "b"]),
+    "text beyond ASCII": (ids(["é", "z", "日"]), ["z", "é", "日"]),
+    "digits as text": (ids(["10", "9", "007"]), ["007", "10", "9"]),
+    "UUIDs": (ids(UUIDS), [str(u) for u in UUIDS]),
+    "128-bit digits": (ids(LONG), LONG),
+    "128-bit integers": (ids([int(i) for i in LONG], object), LONG),
+    "integers beside text": (ids([1, "x", 3], object), ["1", "3", "x"]),
+    "categories of text": (ids(["b", "a", "c"], "category"), ["a", "b", "c"]),
+    "categories of integers": (log(user_id=pd.Categorical(USERS, categories=[9, 3, 2, 1])), SMALL),
+    "Arrow strings": (ids(["b", "a", "c"], "string[pyarrow]"), ["a", "b", "c"]),
+    "Arrow integers": (ids(SMALL, "int64[pyarrow]"), SMALL),
+}
+# fmt: on
+# fmt: off
+ODD_IDS = {
+    "missing integer": (ids([1, None, 3], "Int64"), r"user_id is missing in row 4 .*4 of 12 rows"),
+    "missing float": (ids([1, np.nan, 3]), "user_id is missing in row 4"),
+    "missing text": (ids(["a", None, "b"]), "user_id is missing in row 4"),
+    "empty text": (ids(["a", "b", ""]), "user_id is missing in row 8"),
+    "missing category": (ids(["a", None, "b"], "category"), "user_id is missing in row 4"),
+    "fractions": (ids([1, 2.5, 3]), r"user_id holds .*2\.5.* in row 4 .*whole numbers"),
+    "floats that have lost digits": (ids([1.0, 2.0**53, 3.0]), "below 2.*53 or text"),
+    "floats beside text": (ids([1.5, "x", 3], object), r"1\.5 \(float\) among"),
+    "bytes": (ids([b"a", b"b", b"c"]), "bytes"),
+    "booleans": (log(user_id=USERS == 1), "received bool"),
+    "dates as ids": (log(user_id=pd.to_datetime("2020-01-01")), "received datetime64"),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("kind", IDS)
+def test_ids(kind):
+    table, expected = IDS[kind]
+    before = table.copy()
+    dataset = Dataset.from_tables(table)
+    assert dataset.users["original_id"].tolist() == expected
+    # Back and forth; and who had which row is still so.
+    given = table["user_id"].tolist()
+    assert dataset.user_ids(expected).tolist() == [1, 2, 3]
+    rows = dataset.interactions.assign(index=np.arange(12))
+    for ours in (1, 2, 3):
+        theirs = [
+            i for i, g in enumerate(given) if str(g).removesuffix(".0") == str(expected[ours - 1])
+        ]
+        items = dataset.items["original_id"].loc[rows.loc[rows["user_id"] == ours, "item_id"]]
+        assert items.tolist() == table["item_id"].iloc[theirs].tolist()
+    pd.testing.assert_frame_equal(table, before)
+    assert dataset.fingerprint == Dataset.from_tables(table, verbose=False).fingerprint
+
+
+@pytest.mark.parametrize("kind", ODD_IDS)
+def test_ids_that_are_refused(kind):
+    table, match = ODD_IDS[kind]
+    with pytest.raises(ValueError, match=match):
+        Dataset.from_tables(table)
+
+
+# Times
+
+TIMES = log()["timestamp"]
+EXACT = TIMES[:4].tolist()
+STAMPS = pd.to_datetime(TIMES, unit="s")
+ISO = STAMPS.dt.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def arrow(values, kind):
+    return pd.Series(pd.array(values.tolist(), pd.ArrowDtype(kind)))
+
+
+# fmt: off
+KINDS_OF_TIMES = {
+    "seconds": (TIMES, {}),
+    "int32": (TIMES.astype("int32"), {}),
+    "nullable": (TIMES.astype("Int64"), {}),
+    "milliseconds": (TIMES * 10**3, {"says": "timestamp: taken for ms"}),
+    "microseconds": (TIMES * 10**6, {"says": "timestamp: taken for us"}),
+    "nanoseconds": (TIMES * 10**9, {"says": "timestamp: taken for ns"}),
+    "fractions of seconds": (TIMES + 0.75, {}),
+    "milliseconds as floats": (TIMES * 1e3 + 0.5, {"says": "taken for ms"}),
+    "seconds as text": (TIMES.astype(str), {}),
+    "milliseconds as Arrow strings": ((TIMES * 1000).astype("string[pyarrow]"), {}),
+    "ISO": (ISO, {}),
+    "ISO as Arrow strings": (ISO.astype("string[pyarrow]"), {}),
+    "ISO, UTC": (ISO + "Z", {}),
+    "ISO, another zone": (
+        STAMPS.dt.tz_localize("UTC").dt.tz_convert("Asia/Kolkata").map(lambda t: t.isoformat()),
+        {}),
+    "a blank and UTC": (ISO.str.replace("T", " ") + " UTC", {}),
+    "ISO with fractions": (ISO + ".987", {}),
+    "dates as text": (ISO.str[:10], {"times": [t // DAY * DAY for t in EXACT]}),
+    "dates": (STAMPS.dt.date, {"times": [t // DAY * DAY for t in EXACT]}),
+    "datetimes": (STAMPS, {}),
+    "datetimes in seconds": (STAMPS.astype("datetime64[s]"), {}),
+    "datetimes with a zone": (STAMPS.dt.tz_localize("UTC").dt.tz_convert("Europe/Berlin"), {}),
+    "datetime objects": (STAMPS.map(lambda t: t.to_pydatetime()).astype(object), {}),
+    "Arrow timestamps": (arrow(STAMPS, pa.timestamp("us")), {}),
+    "Arrow timestamps, zone": (
+        arrow(STAMPS.dt.tz_localize("UTC"), pa.timestamp("ns", "Asia/Tokyo")), {}),
+    "Arrow dates": (arrow(STAMPS.dt.date, pa.date32()), {"times": [t // DAY * DAY for t in EXACT]}),
+    "small numbers": ((TIMES - START) // DAY, {"times": [0, 1, 2, 3]}),
+    "numbers that are no dates": ((TIMES - START) // DAY + 20_201_300,
+        {"times": [20_201_300, 20_201_301, 20_201_302, 20_201_303]}),
+    "before 1970": (TIMES - 2 * START, {"times": [t - 2 * START for t in EXACT]}),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_TIMES)
+def test_times(kind, capsys):
+    times, expected = KINDS_OF_TIMES[kind]
+    table = log(timestamp=times)
+    expected = {"times": EXACT} | expected
+    judge(lambda: Dataset.from_tables(table), expected, None, capsys)
+    # Sorted by time, not by row.
+    judge(lambda: Dataset.from_tables(table[::-1]), expected | {"says": ""}, None, capsys)
+
+
+# fmt: off
+ODD_TIMES = {
+    "missing": (TIMES.where(TIMES > START), "timestamp is missing in row 0 .* 3 of 12"),
+    "missing date": (STAMPS.where(TIMES > START), "timestamp is missing in row 0"),
+    "of two units": (TIMES.where(TIMES.index != 5, TIMES * 1000),
+        r"most look like s, but 1600086400000 in row 5 .* like ms"),
+    "numbers that are dates": (STAMPS.dt.strftime("%Y%m%d").astype(int),
+        "20200913, which look like dates"),
+    "another form": (STAMPS.dt.strftime("%d.%m.%Y"), r"'13\.09\.2020' in row 0 .* ISO 8601"),
+    "first seconds, then ISO": (ISO.where(TIMES.index != 0, "5"),
+        r"'2020-\S*' in row 1 .* throughout"),
+    "objects of several kinds": (STAMPS.astype(object).where(TIMES.index != 3, "x"),
+        "'x' in row 3 "),
+    "one odd text": (ISO.where(TIMES.index != 7, "soon"), r"'soon' in row 7"),
+    "infinite": (TIMES.astype(float).where(TIMES.index != 2, np.inf),
+        r"inf in row 2 \(counted from 0\): not a time"),
+    "booleans": (TIMES > 0, "must hold times, received bool"),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("kind", ODD_TIMES)
+def test_times_that_are_refused(kind):
+    times, match = ODD_TIMES[kind]
+    with pytest.raises(ValueError, match=match):
+        Dataset.from_tables(log(timestamp=times))
+
+
+def test_fractions_order_what_seconds_do_not_and_ties_keep_the_order():
+    times = START * 1000 + np.tile([3, 1, 2, 1], 3)
+    dataset = Dataset.from_tables(log(timestamp=times))
+    assert facts(dataset).history == [20, 40, 30, 10]
+    assert set(dataset.interactions["timestamp"]) == {START}
+
+
+def test_a_unit_that_is_given_counts():
+    dataset = Dataset.from_tables(log(timestamp=TIMES // 10), time_unit="ms")
+    assert facts(dataset).times[0] == START // 10_000
+    dates = STAMPS.dt.strftime("%Y%m%d").astype(int)
+    assert facts(Dataset.from_tables(log(timestamp=dates), time_unit="s")).times[0] == 20200913
+
+
+# Tables: columns, repeats, what is left out, features
+
+AGAIN = log(item_id=np.tile([10, 20, 10, 40], 3))
+AGAIN = pd.concat([AGAIN, log(item_id=np.tile([50, 60, 70, 80], 3), timestamp=TIMES + 9 * DAY)])
+SHORT = pd.concat([log(), log(user_id=9)[:2]])
+ITEMS = pd.DataFrame({"item_id": [10, 20, 30, 40], "title": ["a", "b", " c ", None]})
+
+
+def named(**names):
+    return log().rename(columns=names)
+
+
+def items(**columns):
+    return ITEMS.assign(**columns)
+
+
+def people(**columns):
+    return pd.DataFrame({"user_id": SMALL, **columns})
+
+
+ARROW_LISTS = pd.Series(
+    pd.array([["x", "y"], [], None, ["z"]], pd.ArrowDtype(pa.list_(pa.string())))
+)
+# name: (tables, options, expected) or (tables, options, "what the error says")
+# fmt: off
+TABLES = {
+    "a mapping": ([named(user_id="who", timestamp="when")],
+        {"columns": {"user_id": "who", "timestamp": "when"}}, {"users": SMALL}),
+    "usual names": ([named(user_id="userId", item_id="movieId", timestamp="ts")], {},
+        {"rows": 12, "says": "item_id is read from the column 'movieId'"}),
+    "other usual names": ([named(user_id="UID", item_id="Product ID", timestamp="Date")], {},
+        {"rows": 12, "says": "timestamp is read from the column 'Date'"}),
+    "exact before usual names": ([log(user=7, movie="x", date="y")], {}, {"users": SMALL}),
+    "a mapping before exact names": ([log(customer=USERS + 10)],
+        {"columns": {"user_id": "customer"}}, {"users": [11, 12, 13]}),
+    "two usual names": ([named(timestamp="time").assign(date=1)], {},
+        r"any of the columns \['time'"),
+    "no such column": ([log()], {"columns": {"user_id": "who"}},
+        r"columns names \['who'\], but the tables have"),
+    "no user": ([named(user_id="who")], {}, r"need the columns user_id.*received \['who'"),
+    "neither time nor position": ([named(timestamp="x")], {}, "add a column position"),
+    "no rows": ([log()[:0]], {}, "there are no interactions"),
+    "a column twice": ([log().set_axis(["user_id", "item_id", "item_id"], axis=1)], {},
+        "two columns"),
+    "an index with a name": ([log().set_index("user_id")], {}, {"users": SMALL}),
+    "an Arrow table": ([pa.Table.from_pandas(log())], {}, {"users": SMALL}),
+    "a dict of columns": ([log().to_dict("list")], {}, {"users": SMALL}),
+    "positions decide": ([log(position=np.tile([4, 3, 2, 1], 3))], {},
+        {"history": [40, 30, 20, 10], "times": EXACT[::-1]}),
+    "positions only": ([log(timestamp=None, position=np.tile([4, 3, 2, 1], 3))], {},
+        {"history": [40, 30, 20, 10], "times": []}),
+    "positions of 19 digits": ([log(timestamp=None, position=2**60 + np.tile([4, 3, 2, 1], 3))], {},
+        {"history": [40, 30, 20, 10]}),
+    "a missing position": ([log(position=np.tile([1, 2, np.nan, 4], 3))], {},
+        "position is missing in row 2"),
+    "repeats, by default the first": ([AGAIN], {},
+        {"history": [10, 20, 40, 50, 60, 70, 80], "says": "3 repeated (user, item) events"}),
+    "repeats, the last": ([AGAIN], {"repeats": "last"}, {"history": [20, 10, 40, 50, 60, 70, 80]}),
+    "repeats, all": ([AGAIN], {"repeats": "keep"},
+        {"history": [10, 20, 10, 40, 50, 60, 70, 80], "repeats": True}),
+    "repeats, an error": ([AGAIN], {"repeats": "error"},
+        "3 duplicate .user, item. pairs, such as user 1 with item 10"),
+    "repeats, a typo": ([AGAIN], {"repeats": "frist"}, "repeats must be one of .*'frist'"),
+    "short users": ([SHORT], {}, {"users": SMALL, "says": "left out 1 users, 0 items, 2 inter"}),
+    "short users stay if asked": ([SHORT], {"min_user_interactions": 2}, {"users": [1, 2, 3, 9]}),
+    "rare items": ([log(item_id=np.r_[10:22])], {"min_item_interactions": 2},
+        "nothing is left without users"),
+    "a core is taken until nothing changes": (
+        [log(user_id=[*"111222233333"], item_id=[*"123123412345"])],
+        {"min_user_interactions": 3, "min_item_interactions": 3},
+        {"items": ["1", "2", "3"], "rows": 9, "says": "left out 0 users, 2 items, 3 interactions"}),
+    "ratings": ([log(rating=4)], {}, {"ratings": [4.0] * 12}),
+    "ratings with a comma": ([log(rating="4,5")], {}, "rating must hold numbers, .*'4,5' in row 0"),
+    "any feature": (
+        [log(), people(country=["a", "b", None], brand=[1, 2, 3]), items(price=[1.5, 2, 3, 4])], {},
+        {"columns": "country brand title price".split(), "titles": ["a", "b", "c", "40"]}),
+    "a feature by another name": (
+        [log(), None, ITEMS.rename(columns={"title": "name", "item_id": "id"})],
+        {"columns": {"title": "name"}},
+        {"titles": ["a", "b", "c", "40"], "says": "item_id is read from the column 'id'"}),
+    "titles that are numbers": ([log(), None, items(title=[300, 1917, 8, 9])], {},
+        {"titles": ["300", "1917", "8", "9"]}),
+    "genres with bars": ([log(), None, items(genres="x|y, z| ")], {}, {"genres": ("x", "y, z")}),
+    "genres with commas": ([log(), None, items(genres="x, y")], {},
+        {"genres": ("x", "y"), "says": "genres: taken to be separated by ','"}),
+    "genres with commas and semicolons": ([log(), None, items(genres="x, y; z")], {},
+        "separators="),
+    "genres by a separator that is given": ([log(), None, items(genres="x, y; z")],
+        {"separators": {"genres": ";"}}, {"genres": ("x, y", "z")}),
+    "genres as Python's lists": ([log(), None, items(genres="['x', 'y']")], {},
+        {"genres": ("x", "y")}),
+    "genres as broken lists": ([log(), None, items(genres="['x', y']")], {}, "which is not a list"),
+    "tags as lists": ([log(), None, items(tags=[["x", 1], [], ["y"], None])], {},
+        {"tags": ("x", "1")}),
+    "tags as arrays": ([log(), None, items(tags=pd.Series([np.array(["x"]), None, None, None]))],
+        {}, {"tags": ("x",)}),
+    "tags as Arrow lists": ([log(), None, items(tags=ARROW_LISTS)], {}, {"tags": ("x", "y")}),
+    "tags by a separator that is given": ([log(), None, items(tags="x;y")],
+        {"separators": {"tags": ";"}}, {"tags": ("x", "y")}),
+    "tags by none stay text": ([log(), None, items(tags="x;y")], {}, {"tags": "x;y"}),
+    "a separator of no column": ([log(), None, ITEMS], {"separators": {"tag": ";"}},
+        r"separators names \['tag'\]"),
+    "years as text": ([log(), None, items(year="1995")], {}, {"years": [1995] * 4}),
+    "an odd year": ([log(), None, items(year=["1", "n/a", "", "2"])], {}, "year .*'n/a' in row 1"),
+    "an odd year, counted as in the source": (
+        [log(), None, items(year=["1", "n/a", "", "2"])[::-1]], {}, "year .*'n/a' in row 2"),
+    "an odd year, taken as missing": ([log(), None, items(year=["1", "n/a", "", "2"])],
+        {"odd_values": "missing"},
+        {"years": [1, 0, 0, 2], "says": "items: year: 1 odd values taken as missing"}),
+    "half a year": ([log(), None, items(year=[1.5, 2, 3, 4])], {}, r"year .*1\.5 in row 0"),
+    "an odd age": ([log(), people(age=["25-34", "1", "2"])], {}, "age .*'25-34' in row 0"),
+    "a missing age": ([log(), people(age=[7, None, 9])], {}, {"ages": [7, 0, 9]}),
+    "items without interactions": ([log(), None, pd.concat([ITEMS, ITEMS[:1].assign(item_id=99)])],
+        {}, {"items": [10, 20, 30, 40], "says": "1 of 5 rows left out, without interactions"}),
+    "interactions without items": ([log(), None, ITEMS[:3]], {}, {"says": "no row for 1 of 4 ids"}),
+    "items of another catalogue": ([log(), None, items(item_id=[1, 2, 3, 4])], {},
+        "none of its ids, such as 1, has interactions"),
+    "an item twice": ([log(), None, items(item_id=[10, 20, 30, 30])], {},
+        "item_id 30 occurs twice"),
+    "items without ids": ([log(), None, ITEMS[["title"]]], {},
+        r"needs the column item_id, .*'title'"),
+    "a name of ours": ([log(), None, items(original_id=1)], {}, "original_id is a name of ours"),
+    "ids that are text here and numbers there": ([ids(["1", "2", "3"]), people(age=[7, 8, 9])], {},
+        {"users": ["1", "2", "3"], "ages": [7, 8, 9]}),
+    "ids that are numbers here and text there": (
+        [log(), None, items(item_id=["10", "20", "x", "40"])], {},
+        {"titles": ["a", "b", "30", "40"]}),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_tables(kind, capsys):
+    given, options, expected = TABLES[kind]
+    match = expected if isinstance(expected, str) else None
+    judge(lambda: Dataset.from_tables(*given, **options), expected, match, capsys)
+
+
+# Files
+
+CSV = log().to_csv(index=False)
+PLAIN = {"users": SMALL, "items": [10, 20, 30, 40], "times": EXACT}
+RECBOLE = CSV.replace(",", "\t").replace(
+    "user_id\titem_id\ttimestamp", "user_id:token\titem_id:token\ttimestamp:float"
+)
+
+
+def packed(**members):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name + ".csv", text)
+    return buffer.getvalue()
+
+
+def parquet(table):
+    buffer = io.BytesIO()
+    table.to_parquet(buffer)
+    return buffer.getvalue()
+
+
+def lines(separator):
+    """In GroupLens's older form."""
+    return "".join(separator.join(map(str, row)) + "\n" for row in log(t=9).values)
+
+
+def csv(**changed):
+    return {"interactions.csv": log(**changed).to_csv(index=False)}
+
+
+# name: (files, what is loaded of the folder, options, expected or what the error says)
+# fmt: off
+FILES = {
+    "csv": (csv(), "", {}, PLAIN),
+    "tsv": ({"interactions.tsv": CSV.replace(",", "\t")}, "", {}, PLAIN),
+    "semicolons": ({"interactions.csv": CSV.replace(",", ";")}, "", {}, PLAIN),
+    "tabs in a csv": ({"interactions.csv": CSV.replace(",", "\t")}, "", {}, PLAIN),
+    "Windows' ends of lines and mark": (
+        {"interactions.csv": b"\xef\xbb\xbf" + CSV.replace("\n", "\r\n").encode()}, "", {}, PLAIN),
+    "gzip": ({"interactions.csv.gz": gzip.compress(CSV.encode())}, "", {}, PLAIN),
+    "damaged gzip": ({"interactions.csv.gz": CSV}, "", {}, r"interactions.csv.gz is not a table"),
+    "zip": ({"interactions.csv.zip": packed(a=CSV)}, "", {}, PLAIN),
+    "zip of two": ({"interactions.csv.zip": packed(a=CSV, b=CSV)}, "", {}, "must hold one table"),
+    "parquet": ({"interactions.parquet": parquet(log())}, "", {}, PLAIN),
+    "parquet in parts": (
+        {f"interactions.parquet/part-{i}.parquet": parquet(log()[i:][:6]) for i in (0, 6)},
+        "", {}, PLAIN),
+    "parts by path": ({"x/part-0.parquet": parquet(log()), "x/_SUCCESS": b""}, "x", {}, PLAIN),
+    "no parquet": ({"interactions.parquet": b"oid sha256"}, "", {},
+        r"interactions\.parquet is no Par"),
+    "text ids in parquet": ({"interactions.parquet": parquet(ids(["b", "a", "c"]))}, "", {},
+        {"users": ["a", "b", "c"]}),
+    "text times in parquet": ({"interactions.parquet": parquet(log(timestamp=ISO))}, "", {}, PLAIN),
+    "a file's own path": ({"events.csv": CSV}, "events.csv", {}, PLAIN),
+    "a mapping": ({"e.csv": CSV.replace("user_id", "w").replace("timestamp", "when")}, "e.csv",
+        {"columns": {"user_id": "w", "timestamp": "when"}}, PLAIN),
+    "extra columns with quotes": (csv(text='a "b", \n c'), "", {}, PLAIN),
+    "pandas' row numbers": ({"interactions.csv": log().to_csv()}, "", {}, PLAIN),
+    "row numbers without a header": (
+        {"interactions.csv": log().to_csv().replace(",user_id", "user_id", 1)}, "", {},
+        "Expected 3 columns, got 4"),
+    "no header": ({"interactions.csv": log().to_csv(index=False, header=False)}, "", {},
+        "first line"),
+    "a header only": ({"interactions.csv": CSV[: CSV.index("\n") + 1]}, "", {},
+        "there are no interactions"),
+    "an empty file": ({"interactions.csv": ""}, "", {}, "interactions.csv is empty"),
+    "a short line": ({"interactions.csv": CSV + "1,2\n"}, "", {}, "Expected 3 columns, got 2"),
+    "UTF-16": ({"interactions.csv": CSV.encode("utf-16")}, "", {}, "UTF-16, not UTF-8"),
+    "UTF-16, named": ({"interactions.csv": CSV.encode("utf-16")}, "", {"encoding": "utf-16"},
+        PLAIN),
+    "cp1252": (csv() | {"items.csv": "item_id,title\n10,é\n".encode("cp1252")}, "", {},
+        r"items\.csv is not in the encoding utf-8.*cp1252"),
+    "cp1252, named": (csv() | {"items.csv": "item_id,title\n10,é\n".encode("cp1252")}, "",
+        {"encoding": "cp1252"}, {"titles": ["é", "20", "30", "40"]}),
+    "ids with leading zeros": (csv(user_id="00" + USERS.astype(str)), "", {},
+        {"users": ["001", "002", "003"]}),
+    "ids of 128 bit": (csv(user_id=[LONG[i - 1] for i in USERS]), "", {}, {"users": LONG}),
+    "ids of 64 bit": (csv(user_id=[LARGE[i - 1] for i in USERS]), "", {}, {"users": LARGE}),
+    "floats for ids": (csv(user_id=USERS.astype(float)), "", {}, PLAIN),
+    "a missing id": (csv(user_id=USERS.where(USERS > 1)), "", {},
+        r"csv: user_id is missing in row 0"),
+    "ISO times": (csv(timestamp=ISO + "+00:00"), "", {}, PLAIN),
+    "an odd rating": (csv(rating=["x", *"12345678901"]), "", {},
+        r"interactions\.csv: rating must hold numbers, received 'x' in row 0"),
+    "items.parquet": (csv() | {"items.parquet": parquet(items(tags=[["x"], [], [], []]))}, "", {},
+        {"titles": ["a", "b", "c", "40"], "tags": ("x",), "says": "items.parquet"}),
+    "users.tsv": (csv() | {"users.tsv": "user\tage\n1\t7\n3\t9\n"}, "", {}, {"ages": [7, 0, 9]}),
+    "an empty text": (csv() | {"users.csv": "user_id,zip_code,age\n1,,1\n2,01,\n"}, "",
+        {"odd_values": "missing"}, {"zips": [0, "01", 0], "ages": [1, 0, 0]}),
+    "titles that look like numbers": (
+        csv() | {"items.csv": "item_id,title\n10,1.50\n20,7\n"}, "", {},
+        {"titles": ["1.50", "7", "30", "40"]}),
+    "a title that is written NA": (csv() | {"items.csv": "item_id,title\n10,NA\n20,007\n"}, "", {},
+        {"titles": ["NA", "007", "30", "40"]}),
+    "ratings.csv alone": ({"ratings.csv": CSV.replace("user_id,item_id", "userId,movieId")}, "", {},
+        PLAIN),
+    "ratings.dat alone": ({"ratings.dat": lines("::")}, "", {}, {"times": [9] * 4}),
+    "u.data alone": ({"u.data": lines("\t")}, "", {}, {"times": [9] * 4}),
+    "u.data with blanks": ({"u.data": "1 2 3 4\n"}, "", {}, r"u\.data is not a table of 4 columns"),
+    "RecBole": (
+        {"x.inter": RECBOLE,
+         "x.item": "item_id:token\tcategories:token_seq\tprice:float\n10\tx y\t2\n"},
+        "", {}, PLAIN | {"columns": ["categories", "price"]}),
+    "RecBole, two of them": ({"x.inter": RECBOLE, "y.inter": RECBOLE}, "", {}, "expected one of"),
+    "RecBole, one of two": ({"x.inter": RECBOLE, "y.inter": RECBOLE}, "y.inter", {}, PLAIN),
+    "no interactions": ({"notes.txt": "x"}, "", {}, r"expected one of interactions.*'notes\.txt'"),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_files(kind, tmp_path, capsys):
+    files, which, options, expected = FILES[kind]
+    folder = tmp_path / "my shop"
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    match = expected if isinstance(expected, str) else None
+    judge(lambda: load_dataset(folder / which, **options), expected, match, capsys)
+
+
+@pytest.mark.parametrize(
+    ("which", "name"),
+    [("shop", "shop"), ("shop/interactions.csv", "shop"), ("shop/may.csv", "may"), ("v.2", "v.2")],
+)
+def test_what_a_dataset_is_called(which, name, tmp_path, monkeypatch):
+    for file in ("shop/interactions.csv", "shop/may.csv", "v.2/interactions.csv"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(CSV)
+    assert load_dataset(tmp_path / which).name == name
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_dataset(f"~/{which}").name == name
+    monkeypatch.chdir(tmp_path)
+    assert load_dataset(f"./{which}").name == load_dataset(which).name == name
