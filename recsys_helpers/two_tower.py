@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 import recsys_helpers.towers  # noqa: F401  so that Keras knows the towers of a model it loads
-from recsys_helpers.layers import register
+from recsys_helpers.layers import at_least_float32, register
 from recsys_helpers.sampled_softmax import (
     full_softmax_loss,
     sampled_softmax_loss,
@@ -84,7 +84,7 @@ class TwoTower(keras.Model):
         self.supports_jit = keras.backend.backend() != "tensorflow"
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.loss_mean = keras.metrics.Mean(name="loss")
-        self.input_dtypes = None  # of the inputs that the model was first called with
+        self.input_shapes = self.input_dtypes = None  # of the inputs it was first called with
 
     # Building, and what Keras asks of a model
 
@@ -125,8 +125,9 @@ class TwoTower(keras.Model):
         }
 
     def get_build_config(self):
-        """Shapes and types of the inputs."""
-        return {"input_shape": self.input_shapes, "input_dtypes": self.input_dtypes}
+        """Shapes and types of the inputs; None before the model was called."""
+        if self.built:
+            return {"input_shape": self.input_shapes, "input_dtypes": self.input_dtypes}
 
     def build_from_config(self, config):
         """Make all weights of a loaded model."""
@@ -260,7 +261,15 @@ class TwoTower(keras.Model):
         is the sum over the targets, divided by batch * T: each target weighs the same, however many
         its batch has. What is reported is the mean over the targets.
         """
+        if y is None:
+            raise ValueError("expected targets: item ids [n, T], 0 where there is none.")
         (rows, positions), width = ops.shape(y), y_pred.shape[-1]
+        if None not in (y.shape[1], y_pred.shape[1]) and y.shape[1] > y_pred.shape[1]:
+            raise ValueError(
+                f"received {y.shape[1]} targets a row, but the user tower returned "
+                f"{y_pred.shape[1]} vectors. It returns one for each moment of `example_age` or "
+                "of the history."
+            )
         targets = ops.cast(ops.reshape(y, (-1,)), "int32")
         y_pred = ops.reshape(y_pred[:, -positions:], (-1, width))  # (batch * T, d)
         sampled = self.sampler is not None and training
@@ -307,7 +316,7 @@ class TwoTower(keras.Model):
         for start in range(0, len(next(iter(inputs.values()))), batch_size):
             rows = {name: value[start : start + batch_size] for name, value in inputs.items()}
             rows = {name: ops.convert_to_tensor(value) for name, value in rows.items()}
-            vectors.append(ops.convert_to_numpy(self(rows, training=False)[:, -1]))
+            vectors.append(_as_numpy(self(rows, training=False)[:, -1]))
         return np.concatenate(vectors)
 
     def item_vectors(self, batch_size=65_536):
@@ -315,7 +324,7 @@ class TwoTower(keras.Model):
         ids = np.arange(1, self.num_items + 1, dtype="int32")
         blocks = [ids[i : i + batch_size] for i in range(0, self.num_items, batch_size)]
         vectors = [self.item_tower(ops.convert_to_tensor(b), training=False) for b in blocks]
-        return np.concatenate([ops.convert_to_numpy(block) for block in vectors])
+        return np.concatenate([_as_numpy(block) for block in vectors])
 
     # Files
 
@@ -381,6 +390,10 @@ class TwoTower(keras.Model):
         for name in ("user_tower", "item_tower", "sampler"):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
+
+
+def _as_numpy(vectors):
+    return ops.convert_to_numpy(at_least_float32(vectors))  # numpy has no bfloat16
 
 
 def _split_off(arrays, share):
