@@ -313,9 +313,9 @@ class TwoTower(keras.Model):
         """The users' vectors after the last moment of each row, a numpy array [n, d]."""
         self._check_inputs(inputs)
         vectors = []
-        for start in range(0, len(next(iter(inputs.values()))), batch_size):
-            rows = {name: value[start : start + batch_size] for name, value in inputs.items()}
-            rows = {name: ops.convert_to_tensor(value) for name, value in rows.items()}
+        for start in range(0, len(keras.tree.flatten(inputs)[0]), batch_size):
+            rows = _rows_of(inputs, slice(start, start + batch_size))
+            rows = keras.tree.map_structure(ops.convert_to_tensor, rows)
             vectors.append(_as_numpy(self(rows, training=False)[:, -1]))
         return np.concatenate(vectors)
 
@@ -345,7 +345,8 @@ class TwoTower(keras.Model):
                 f"{format!r} and {'one' if self.built else 'none'}."
             )
         inputs = self._placeholders(self.input_shapes)
-        positions = inputs["example_age"].shape[1] if "example_age" in inputs else None
+        named = inputs if isinstance(inputs, dict) else {"history": inputs}
+        positions = named["example_age"].shape[1] if "example_age" in named else None
 
         def any_number(name, tensor):  # of moments and of steps, as training and serving differ
             shape = list(tensor.shape)
@@ -353,7 +354,8 @@ class TwoTower(keras.Model):
                 shape[1] = None
             return keras.InputSpec(shape=tuple(shape), dtype=tensor.dtype, name=name)
 
-        inputs = {name: any_number(name, tensor) for name, tensor in inputs.items()}
+        named = {name: any_number(name, tensor) for name, tensor in named.items()}
+        inputs = named if isinstance(inputs, dict) else named["history"]
         ids = keras.InputSpec(shape=(None,), dtype="int32", name="item_ids")
         archive = keras.export.ExportArchive()
         archive.track(self)
