@@ -99,8 +99,11 @@ class TwoTower(keras.Model):
 
     def build(self, input_shape):
         """Make all weights, by calling both towers on placeholders."""
-        users = self.user_tower(self._placeholders(input_shape))
-        items = self.item_tower(keras.Input(batch_shape=(None,), dtype="int32"))
+        towers_read = self._placeholders(input_shape), keras.Input((), dtype="int32")
+        if keras.backend.backend() == "torch":
+            # Keras would find the shapes there by running on ones; a table may have row 0 alone.
+            towers_read = keras.tree.map_structure(_zeros_like, towers_read)
+        users, items = self.user_tower(towers_read[0]), self.item_tower(towers_read[1])
         if len(users.shape) != 3 or len(items.shape) != 2 or users.shape[-1] != items.shape[-1]:
             raise ValueError(
                 "expected a user tower that returns [batch, T, d] and an item tower that returns "
@@ -182,6 +185,8 @@ class TwoTower(keras.Model):
         if given.get("y") is None:  # batches that the caller makes
             return super().fit(**given)
         arrays = self._checked(given.pop("x"), given.pop("y"), given.pop("sample_weight", None))
+        if not self.built:  # on a real row; Keras would try one of its own making
+            self(keras.tree.map_structure(lambda a: ops.convert_to_tensor(a[:1]), arrays[0]))
         share = given.pop("validation_split", None)
         if given.get("validation_data") is not None:
             given["validation_data"] = self._validation(given["validation_data"])
@@ -392,6 +397,10 @@ class TwoTower(keras.Model):
         for name in ("user_tower", "item_tower", "sampler"):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
+
+
+def _zeros_like(placeholder):
+    return ops.zeros([size or 1 for size in placeholder.shape], placeholder.dtype)
 
 
 def _as_numpy(vectors):
