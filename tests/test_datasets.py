@@ -77,8 +77,9 @@ def write(folder, files):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_grouplens_formats_by_hand(tmp_path, name):
-    dataset = load_dataset(write(tmp_path / name, FILES[name]()), verbose=False)
+def test_grouplens_formats_by_hand(tmp_path, name, capsys):
+    dataset = load_dataset(write(tmp_path / name, FILES[name]()))
+    assert "is read from the column" not in capsys.readouterr().out  # nothing is guessed
 
     assert dataset.name == name
     assert (dataset.num_users, dataset.num_items) == (2, 4)  # item 50 was never rated

@@ -46,6 +46,7 @@ def facts(dataset):
         tags=dataset.items["tags"].iloc[0] if "tags" in dataset.items else None,
         years=dataset.items["year"].fillna(0).tolist() if "year" in dataset.items else None,
         ages=dataset.users["age"].fillna(0).tolist() if "age" in dataset.users else None,
+        zips=dataset.users["zip_code"].fillna(0).tolist() if "zip_code" in dataset.users else None,
         titles=dataset.titles(dataset.items.index).tolist(),
         repeats=dataset.repeats,
     )
@@ -187,6 +188,8 @@ KINDS_OF_TIMES = {
         arrow(STAMPS.dt.tz_localize("UTC"), pa.timestamp("ns", "Asia/Tokyo")), {}),
     "Arrow dates": (arrow(STAMPS.dt.date, pa.date32()), {"times": [t // DAY * DAY for t in EXACT]}),
     "small numbers": ((TIMES - START) // DAY, {"times": [0, 1, 2, 3]}),
+    "numbers that are no dates": ((TIMES - START) // DAY + 20_201_300,
+        {"times": [20_201_300, 20_201_301, 20_201_302, 20_201_303]}),
     "before 1970": (TIMES - 2 * START, {"times": [t - 2 * START for t in EXACT]}),
 }
 # fmt: on
@@ -471,6 +474,8 @@ FILES = {
     "items.parquet": (csv() | {"items.parquet": parquet(items(tags=[["x"], [], [], []]))}, "", {},
         {"titles": ["a", "b", "c", "40"], "tags": ("x",), "says": "items.parquet"}),
     "users.tsv": (csv() | {"users.tsv": "user\tage\n1\t7\n3\t9\n"}, "", {}, {"ages": [7, 0, 9]}),
+    "an empty text": (csv() | {"users.csv": "user_id,zip_code,age\n1,,1\n2,01,\n"}, "",
+        {"odd_values": "missing"}, {"zips": [0, "01", 0], "ages": [1, 0, 0]}),
     "titles that look like numbers": (
         csv() | {"items.csv": "item_id,title\n10,1.50\n20,7\n"}, "", {},
         {"titles": ["1.50", "7", "30", "40"]}),
