@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -139,6 +140,43 @@ def test_no_local_paths(path):
     text = path.read_text("utf-8")
     for hint in ("/home/", "/Users/", "/root/", "/work/", "/tmp/", "C:\\\\", str(ROOT)):
         assert hint not in text, hint
+
+
+# Exercises
+
+SOLUTION = re.compile(r"^(`{3,})\{admonition\} Solution\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
+QUICK = ("01_from_matching_to_search", "02_data_and_rules")  # whose cells take seconds
+
+
+def solutions(path):
+    """The code of each solution that has some, in order."""
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    found = (re.findall(r"```python\n(.*?)```", s, re.DOTALL) for _, s in SOLUTION.findall(text))
+    return ["\n".join(code) for code in found if code]
+
+
+@each
+def test_every_exercise_has_a_solution(path):
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    exercises = re.findall(r"^\*\*\d+\. ", text.split("## Exercises")[1], re.MULTILINE)
+    assert exercises and len(SOLUTION.findall(text)) == len(exercises)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK else pytest.mark.slow)
+        for path in NOTEBOOKS
+        if solutions(path)
+    ],
+)
+def test_solutions_run_after_the_cells_of_their_chapter(path, tmp_path, monkeypatch):
+    client = pytest.importorskip("nbclient", reason="nbclient isn't installed")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    notebook = read(path)
+    notebook.cells += [nbformat.v4.new_code_cell(code) for code in solutions(path)]
+    resources = {"metadata": {"path": str(tmp_path)}}  # what a solution writes
+    client.NotebookClient(notebook, timeout=900, resources=resources).execute()
 
 
 # The tool
