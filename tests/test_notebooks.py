@@ -145,7 +145,11 @@ def test_no_local_paths(path):
 # Exercises
 
 SOLUTION = re.compile(r"^(`{3,})\{admonition\} Solution\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
-QUICK = ("01_from_matching_to_search", "02_data_and_rules")  # whose cells take seconds
+# Chapters whose cells take seconds, with fewer things to choose from.
+QUICK = {
+    "01_from_matching_to_search": {"dims": [8, 16], "neighbours": [10]},
+    "02_data_and_rules": {"neighbours": [20], "penalties": [500], "memories": [5, 10]},
+}
 
 
 def solutions(path):
@@ -172,8 +176,11 @@ def test_every_exercise_has_a_solution(path):
 )
 def test_solutions_run_after_the_cells_of_their_chapter(path, tmp_path, monkeypatch):
     client = pytest.importorskip("nbclient", reason="nbclient isn't installed")
+    papermill = pytest.importorskip("papermill", reason="papermill isn't installed")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    notebook = read(path)
+    notebook = papermill.iorw.load_notebook_node(str(path))
+    parameters = QUICK.get(path.stem, {})
+    notebook = papermill.parameterize.parameterize_notebook(notebook, parameters)
     notebook.cells += [nbformat.v4.new_code_cell(code) for code in solutions(path)]
     resources = {"metadata": {"path": str(tmp_path)}}  # what a solution writes
     client.NotebookClient(notebook, timeout=900, resources=resources).execute()
