@@ -38,6 +38,7 @@ bench: $(INSTALLED) ## measure speed again, for the chapter on it; keep the mach
 	$(BIN)/python benchmarks/epoch_end.py
 	$(BIN)/python benchmarks/retrieval.py
 	$(BIN)/python benchmarks/epoch.py
+	$(BIN)/python benchmarks/large_log.py
 
 lint: $(INSTALLED) ## ruff, as CI runs it
 	$(BIN)/ruff check

@@ -51,8 +51,13 @@ def peak_memory(function, *arguments) -> float:
     return in_fresh_process(_call_and_look, function, *arguments)
 
 
-def _call_and_look(function, *arguments):
-    function(*arguments)
+def peak_memory_so_far() -> float:
+    """Peak memory, GiB, of this process (Linux)."""
     # Not getrusage, whose peak begins with that of the process this one was forked from.
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20
+
+
+def _call_and_look(function, *arguments):
+    function(*arguments)
+    return peak_memory_so_far()

@@ -7,6 +7,7 @@ the real samplers repeat the same statements with standard errors.
 
 import itertools
 import json
+from functools import partial
 
 import keras
 import numpy as np
@@ -17,7 +18,6 @@ from scipy.special import logsumexp, softmax
 
 from recsys_helpers.sampled_softmax import (
     InBatchSampler,
-    LogUniformSampler,
     PopularitySampler,
     Sampler,
     UniformSampler,
@@ -37,7 +37,7 @@ def generator(seed=1):
 
 
 def value_and_gradients(function, *arrays):
-    """function(*tensors) -> scalar; returns it and one gradient per array, as numpy."""
+    """function(*tensors) -> values; returns them and their sum's gradient by each array."""
     tensors = [ops.convert_to_tensor(array) for array in arrays]
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -50,7 +50,8 @@ def value_and_gradients(function, *arrays):
     else:
         import jax
 
-        value, gradients = jax.value_and_grad(function, argnums=range(len(tensors)))(*tensors)
+        value, pullback = jax.vjp(function, *tensors)
+        gradients = pullback(ops.ones_like(value))
     return np.asarray(value), [np.asarray(gradient) for gradient in gradients]
 
 
@@ -61,33 +62,27 @@ def per_draw(draws, log_expected_count, logits=LOGITS, target=TARGET):
     the user vector is the gradient of the logits. log_expected_count is `[n]` or None.
     """
     items = ops.convert_to_tensor(np.vstack([np.zeros(len(logits)), np.eye(len(logits))]))
+    draws = ops.convert_to_tensor(draws)
 
     def loss(inputs):
         user, ids = inputs
-        sampled = ops.take(items, ids, axis=0)
         expected = None
         if log_expected_count is not None:
             expected = ops.take(ops.convert_to_tensor(log_expected_count), ids - 1)
-        arguments = (
+        return sampled_softmax_loss(
             user[None],
             items[target][None],
-            sampled,
+            ops.take(items, ids, axis=0),
             np.array([target]),
             ids,
             expected,
-        )
-        return sampled_softmax_loss(*arguments)[0]
+        )[0]
 
-    losses = []
+    def losses(users):
+        return ops.vectorized_map(loss, (users, draws))
 
-    def total(users):
-        losses.append(ops.vectorized_map(loss, (users, ops.convert_to_tensor(draws))))
-        return ops.sum(losses[-1])
-
-    users = np.tile(logits, (len(draws), 1))
-    _, (gradients,) = value_and_gradients(total, users)
-    losses = ops.vectorized_map(loss, (ops.convert_to_tensor(users), ops.convert_to_tensor(draws)))
-    return np.asarray(losses), gradients
+    values, (gradients,) = value_and_gradients(losses, np.tile(logits, (len(draws), 1)))
+    return values, gradients
 
 
 def every_draw(q, num_sampled):
@@ -245,6 +240,54 @@ def test_a_hit_of_one_row_is_a_negative_of_another():
     np.testing.assert_allclose(loss, [0, np.log(5)], atol=1e-7)
 
 
+def log_sum_by_hand(own, logits, part):
+    """-log of the share of `own` [b] beside those `logits` [b, s] that have a part."""
+    return logsumexp(np.c_[own, np.where(part, logits, -np.inf)], axis=1) - own
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("leave_out", [False, True])
+def test_losses_of_each_precision_and_of_rows_without_a_target_by_numpy(dtype, leave_out):
+    rng = np.random.default_rng(0)
+    users, items = (
+        ops.convert_to_tensor(rng.normal(size=shape), dtype) for shape in ((6, 32), (10, 32))
+    )
+    # What numpy computes with is what the loss is given: numbers already rounded.
+    u, v = (ops.convert_to_numpy(ops.cast(x, "float64")) for x in (users, items))
+    targets = np.array([1, 9, 0, 4, 0, 7])
+    left_out = rng.random((6, 10)) < 0.4 if leave_out else np.zeros((6, 10), bool)
+    own = (u * v[targets]).sum(axis=1) / 0.5
+    at_least = "float64" if dtype == "float64" else "float32"
+    real, tolerance = targets > 0, 1e-10 if dtype == "float64" else 1e-5
+
+    part = ~left_out & (np.arange(10) > 0) & (np.arange(10) != targets[:, None])
+    expected = np.where(real, log_sum_by_hand(own, u @ v.T / 0.5, part), 0)
+    loss = full_softmax_loss(
+        users, items, targets, 0.5, left_out=left_out[:, 1:] if leave_out else None
+    )
+    assert keras.backend.standardize_dtype(loss.dtype) == at_least
+    np.testing.assert_allclose(loss, expected, rtol=tolerance, atol=tolerance)
+
+    ids = np.array([3, 0, 9, 9, 4, 0, 2])  # a padded id is no negative of anybody
+    counts = rng.normal(size=7).astype("float32")
+    part = ~left_out[:, ids] & (ids > 0) & (ids != targets[:, None])
+    for correction in (None, counts):
+        logits = u @ v[ids].T / 0.5 - (0 if correction is None else correction)
+        expected = np.where(real, log_sum_by_hand(own, logits, part), 0)
+        loss = sampled_softmax_loss(
+            users,
+            ops.take(items, targets, axis=0),
+            ops.take(items, ids, axis=0),
+            targets,
+            ids,
+            correction,
+            0.5,
+            left_out[:, ids] if leave_out else None,
+        )
+        assert keras.backend.standardize_dtype(loss.dtype) == at_least
+        np.testing.assert_allclose(loss, expected, rtol=tolerance, atol=tolerance)
+
+
 # --------------------------------------------------- expectations, by enumerating every sample
 
 
@@ -270,7 +313,7 @@ def test_in_batch_estimate_is_exactly_unbiased():
     others, probability = every_draw(Q, 3)
     draws = np.concatenate([np.full((len(others), 1), TARGET), others], axis=1).astype("int32")
     for batch in draws[:3]:  # the sampler's own numbers
-        ids, log_expected_count = sampler.sample(None, generator(), targets=batch)
+        ids, log_expected_count = sampler.sample(generator(), targets=batch)
         assert np.array_equal(ids, batch)
         np.testing.assert_allclose(log_expected_count, np.log(3 * Q[batch - 1]), rtol=1e-5)
     losses, _ = per_draw(draws, np.log(3 * Q))
@@ -319,14 +362,14 @@ def test_gradient_with_q_the_whole_softmax_has_the_bias_that_theory_says(num_sam
 # --------------------------------------------------------- the same with the samplers' own draws
 
 
-def many_draws(sampler, num_draws, num_sampled):
-    ids, log_expected_count = sampler.sample(num_draws * num_sampled, generator(3))
-    ids = np.asarray(ids)
-    shift = np.log(num_draws)  # they were drawn in one call; each sample is only S of them
-    check = np.asarray(log_expected_count) - shift
-    log_expected = sampler.log_q[1:].astype("float64") + np.log(num_sampled)
-    np.testing.assert_allclose(check, log_expected[ids - 1], rtol=1e-4, atol=1e-5)
-    return ids.reshape(num_draws, num_sampled), log_expected
+def many_draws(make, num_draws, num_sampled):
+    """Draws `[D, S]` of what `make(S)` makes, in one call, and log(S q) of every item `[n]`."""
+    sampler = make(num_draws * num_sampled)
+    ids, log_expected_count = map(np.asarray, sampler.sample(generator(3)))
+    log_q = sampler.log_q[1:].astype("float64")
+    expected = log_q[ids - 1] + np.log(num_draws * num_sampled)
+    np.testing.assert_allclose(log_expected_count, expected, rtol=1e-4, atol=1e-5)
+    return ids.reshape(num_draws, num_sampled), log_q + np.log(num_sampled)
 
 
 def z_scores(samples, expected):
@@ -341,17 +384,12 @@ BIG_LOGITS = np.random.default_rng(6).normal(size=CATALOGUE)
 
 
 @pytest.mark.parametrize(
-    "sampler",
-    [
-        UniformSampler(CATALOGUE),
-        LogUniformSampler(CATALOGUE),
-        LogUniformSampler(counts=BIG_COUNTS),
-        PopularitySampler(BIG_COUNTS),
-    ],
-    ids=["uniform", "log-uniform", "log-uniform by counts", "popularity"],
+    "make",
+    [partial(UniformSampler, CATALOGUE), partial(PopularitySampler, BIG_COUNTS)],
+    ids=["uniform", "popularity"],
 )
-def test_partition_function_is_unbiased_over_many_draws(sampler):
-    draws, log_expected = many_draws(sampler, 5000, 16)
+def test_partition_function_is_unbiased_over_many_draws(make):
+    draws, log_expected = many_draws(make, 5000, 16)
     partition = np.exp(BIG_LOGITS).sum()
 
     def estimates(correction):
@@ -365,7 +403,8 @@ def test_partition_function_is_unbiased_over_many_draws(sampler):
 
 def test_gradient_is_unbiased_over_many_draws_where_theory_says_so():
     q = proposal_for_negatives(BIG_LOGITS)
-    draws, log_expected = many_draws(Sampler(np.concatenate([[0], q])), 5000, 16)
+    make = partial(PopularitySampler, np.concatenate([[0], q]), alpha=1.0)
+    draws, log_expected = many_draws(make, 5000, 16)
     exact = exact_gradient(BIG_LOGITS)
     negatives = np.arange(1, CATALOGUE + 1) != TARGET  # the target's own gradient does not vary
     _, gradients = per_draw(draws, log_expected, BIG_LOGITS)
@@ -378,10 +417,9 @@ def test_gradient_is_unbiased_over_many_draws_where_theory_says_so():
 
 
 def test_only_the_corrected_gradient_approaches_the_exact_one():
-    sampler = PopularitySampler(BIG_COUNTS)
-
     def bias(num_sampled, sign):
-        draws, log_expected = many_draws(sampler, 500_000 // num_sampled, num_sampled)
+        make = partial(PopularitySampler, BIG_COUNTS)
+        draws, log_expected = many_draws(make, 250_000 // num_sampled, num_sampled)
         correction = None if sign == 0 else sign * log_expected
         _, gradients = per_draw(draws, correction, BIG_LOGITS)
         return np.abs(gradients.mean(axis=0) - exact_gradient(BIG_LOGITS)).sum()
@@ -394,44 +432,43 @@ def test_only_the_corrected_gradient_approaches_the_exact_one():
 
 # -------------------------------------------------------------------------------- the samplers
 
-SAMPLERS = [
-    UniformSampler(6),
-    LogUniformSampler(6),
-    LogUniformSampler(counts=COUNTS),
-    PopularitySampler(COUNTS),
-    PopularitySampler(COUNTS, alpha=0.0),
+MAKERS = [
+    partial(UniformSampler, 6),
+    partial(PopularitySampler, COUNTS),
+    partial(PopularitySampler, COUNTS, alpha=0.0),
 ]
+EACH_SAMPLER = pytest.mark.parametrize("make", MAKERS, ids=["uniform", "popularity", "alpha 0"])
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
-def test_frequencies_match_log_q(sampler):
-    ids, log_expected_count = sampler.sample(50_000, generator(4))
+@EACH_SAMPLER
+def test_frequencies_match_log_q(make):
+    sampler = make(50_000)
+    ids, log_expected_count = sampler.sample(generator(4))
     ids = np.asarray(ids)
     seen = np.bincount(ids, minlength=7)
+    assert sampler.log_q.dtype == np.float32
     q = np.exp(sampler.log_q.astype("float64"))
     np.testing.assert_allclose(q.sum(), 1, rtol=1e-6)
     assert np.array_equal(seen > 0, q > 0) and seen[0] == 0
     assert stats.chisquare(seen[q > 0], 50_000 * q[q > 0] / q.sum()).pvalue > 1e-3
     np.testing.assert_allclose(np.exp(log_expected_count), 50_000 * q[ids], rtol=1e-4)
+    assert keras.backend.standardize_dtype(log_expected_count.dtype) == "float32"
 
 
 def test_log_q_by_hand():
-    np.testing.assert_allclose(np.exp(UniformSampler(4).log_q), [0, 0.25, 0.25, 0.25, 0.25])
-    # 1, 16, 81 to the power 3/4 are 1, 8, 27
-    popularity = PopularitySampler([0, 1, 0, 81, 16], alpha=0.75)
+    np.testing.assert_allclose(np.exp(UniformSampler(4, 1).log_q), [0, 0.25, 0.25, 0.25, 0.25])
+    # 1, 16, 81 to the power 3/4, the default, are 1, 8, 27
+    popularity = PopularitySampler([0, 1, 0, 81, 16], 1)
     np.testing.assert_allclose(np.exp(popularity.log_q), np.array([0, 1, 0, 27, 8]) / 36, rtol=1e-6)
+    flat = PopularitySampler([0, 1, 0, 81, 16], 1, alpha=0)
+    np.testing.assert_allclose(np.exp(flat.log_q), np.array([0, 1, 0, 1, 1]) / 3, rtol=1e-6)
     np.testing.assert_allclose(np.exp(InBatchSampler([0, 3, 1]).log_q), [0, 0.75, 0.25], rtol=1e-6)
-    # log(2/1), log(3/2), log(4/3) over log(4); tf.random.log_uniform_candidate_sampler's formula
-    by_rank = np.log([2, 3 / 2, 4 / 3]) / np.log(4)
-    np.testing.assert_allclose(np.exp(LogUniformSampler(3).log_q[1:]), by_rank, rtol=1e-6)
-    ranked = LogUniformSampler(counts=[0, 5, 0, 9])  # item 3 is most frequent, then 1, then 2
-    np.testing.assert_allclose(np.exp(ranked.log_q[1:]), by_rank[[1, 2, 0]], rtol=1e-6)
 
 
 def test_rare_items_of_a_large_catalogue_keep_their_probability():
     counts = np.concatenate([[0], np.random.default_rng(0).zipf(1.3, 200_000).clip(max=10**9)])
     counts[1 + np.arange(0, 200_000, 7)] = 0
-    sampler = PopularitySampler(counts, alpha=1.0)
+    sampler = PopularitySampler(counts, 1, alpha=1.0)
     drawn = sampler._keep.astype("float64")
     np.add.at(drawn, sampler._alias, 1 - sampler._keep.astype("float64"))
     q = counts[1:] / counts.sum()
@@ -441,60 +478,67 @@ def test_rare_items_of_a_large_catalogue_keep_their_probability():
     np.testing.assert_allclose(drawn[rare] / 200_000, q[rare], rtol=1e-3)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
-def test_the_seed_decides_the_draws(sampler):
-    first, second, other = generator(7), generator(7), generator(8)
-    a, b, c = (np.asarray(sampler.sample(100, g)[0]) for g in (first, second, other))
+@EACH_SAMPLER
+def test_the_seed_decides_the_draws(make):
+    sampler, first, second, other = make(100), generator(7), generator(7), generator(8)
+    a, b, c = (np.asarray(sampler.sample(g)[0]) for g in (first, second, other))
     assert np.array_equal(a, b) and not np.array_equal(a, c)
-    assert not np.array_equal(a, sampler.sample(100, first)[0])  # the next step draws anew
-    assert a.dtype == np.int32
+    assert not np.array_equal(a, sampler.sample(first)[0])  # the next step draws anew
+    assert a.dtype == np.int32 and a.shape == (100,)
+
+
+@EACH_SAMPLER
+def test_what_one_step_draws_says_nothing_of_the_next(make):
+    sampler, seeds = make(20_000), generator(7)
+    first, second = (np.asarray(sampler.sample(seeds)[0]) for _ in range(2))
+    together = np.zeros((7, 7))
+    np.add.at(together, (first, second), 1)
+    together = together[together.any(axis=1)][:, together.any(axis=0)]
+    assert stats.chi2_contingency(together).pvalue > 1e-3
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tests tf.function")
 def test_a_compiled_step_draws_anew_each_time():
     import tensorflow as tf
 
-    sampler, seeds = PopularitySampler(COUNTS), generator(9)
-    step = tf.function(lambda: sampler.sample(100, seeds)[0])
+    sampler, seeds = PopularitySampler(COUNTS, 100), generator(9)
+    step = tf.function(lambda: sampler.sample(seeds)[0])
     first, second = step().numpy(), step().numpy()
     assert not np.array_equal(first, second)
     fresh = generator(9)
-    assert np.array_equal(first, sampler.sample(100, fresh)[0])
+    assert np.array_equal(first, sampler.sample(fresh)[0])
 
     in_batch = InBatchSampler(COUNTS)
     signature = [tf.TensorSpec([None], tf.int32)]  # the last batch of an epoch is smaller
-    step = tf.function(lambda t: in_batch.sample(None, seeds, t), input_signature=signature)
-    for targets in (np.array([1, 4, 4], "int32"), np.array([5, 4], "int32")):
-        ids, log_expected_count = step(targets)
-        q = np.array(COUNTS)[targets] / sum(COUNTS)
-        np.testing.assert_allclose(log_expected_count, np.log((len(targets) - 1) * q), rtol=1e-5)
+    step = tf.function(lambda t: in_batch.sample(seeds, t), input_signature=signature)
+    for targets in ([1, 4, 4], [5, 4], [0, 5, 1, 0]):
+        ids, log_expected_count = map(np.asarray, step(np.array(targets, "int32")))
         assert np.array_equal(ids, targets)
+        # Without a target a row gives the others none either: log 0, never drawn.
+        draws = np.count_nonzero(targets) - 1
+        q = np.array(COUNTS)[targets] / sum(COUNTS)
+        np.testing.assert_allclose(np.exp(log_expected_count), draws * q, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "sampler",
-    [*SAMPLERS, InBatchSampler(COUNTS)],
-    ids=lambda sampler: type(sampler).__name__,
-)
-def test_configuration_round_trip(sampler):
-    saved = json.loads(json.dumps(keras.saving.serialize_keras_object(sampler)))
-    again = keras.saving.deserialize_keras_object(saved)
-    assert type(again) is type(sampler) and again.num_items == sampler.num_items
-    assert np.array_equal(again.log_q, sampler.log_q)
-    direct = type(sampler).from_config(sampler.get_config())
-    assert np.array_equal(direct.log_q, sampler.log_q)
-    if not isinstance(sampler, InBatchSampler):
-        drawn = [np.asarray(s.sample(50, generator(2))[0]) for s in (sampler, again)]
+def test_configuration_round_trip():
+    for sampler in (*(make(50) for make in MAKERS), InBatchSampler(COUNTS)):
+        saved = json.loads(json.dumps(keras.saving.serialize_keras_object(sampler)))
+        again = keras.saving.deserialize_keras_object(saved)
+        assert type(again) is type(sampler)
+        assert (again.num_items, again.num_sampled) == (6, sampler.num_sampled)
+        assert np.array_equal(again.log_q, sampler.log_q)
+        targets = np.array([1, 4, 5])
+        drawn = [np.asarray(s.sample(generator(2), targets)[0]) for s in (sampler, again)]
         assert np.array_equal(*drawn)
 
 
 def test_items_without_training_count_have_a_defined_behaviour():
-    for sampler in (PopularitySampler(COUNTS), InBatchSampler(COUNTS)):
+    for sampler in (PopularitySampler(COUNTS, 1), InBatchSampler(COUNTS)):
         assert not np.isnan(sampler.log_q).any() and sampler.log_q[2] == -np.inf
     # Item 2 turns up in a batch all the same (validation data, say). It has no defined weight, so
     # it is left out as a negative; as a target it is as good as any other.
     targets, vectors = np.array([2, 4, 5]), np.random.default_rng(0).normal(size=(3, 4))
-    ids, log_expected_count = InBatchSampler(COUNTS).sample(None, generator(), targets)
+    ids, log_expected_count = InBatchSampler(COUNTS).sample(generator(), targets)
 
     def loss(users, items):
         return ops.sum(
@@ -521,7 +565,7 @@ def test_items_without_training_count_have_a_defined_behaviour():
 
 
 def test_a_batch_of_one_has_no_negatives():
-    ids, log_expected_count = InBatchSampler(COUNTS).sample(None, generator(), np.array([4]))
+    ids, log_expected_count = InBatchSampler(COUNTS).sample(generator(), np.array([4]))
     one = np.ones((1, 3), "float32")
     loss = sampled_softmax_loss(one, one, one, np.array([4]), ids, log_expected_count)
     assert np.asarray(loss) == 0
@@ -533,26 +577,37 @@ def test_a_batch_of_one_has_no_negatives():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PopularitySampler([[0, 1]]), r"\[num_items \+ 1\].*\(1, 2\)"),
-        (lambda: PopularitySampler([0]), r"Received shape \(1,\)"),
-        (lambda: PopularitySampler([0, -1, 2]), "from -1.0 to 2.0"),
+        (lambda: PopularitySampler([[0, 1]], 1), r"\[num_items \+ 1\].*\(1, 2\)"),
+        (lambda: PopularitySampler([0], 1), r"Received shape \(1,\)"),
+        (lambda: PopularitySampler([0, -1, 2], 1), "from -1.0 to 2.0"),
         (lambda: InBatchSampler([0, np.nan]), "finite"),
+        (lambda: InBatchSampler([0, np.inf]), "finite"),
         (lambda: InBatchSampler([0, 0, 0]), "not all zero"),
         (lambda: InBatchSampler([3, 1, 2]), "Entry 0 belongs to padding.*received 3"),
-        (lambda: LogUniformSampler(), "either num_items"),
-        (lambda: LogUniformSampler(3, counts=[0, 1]), "either num_items"),
-        (lambda: UniformSampler(3).sample(None, generator()), "positive integer.*None"),
-        (lambda: UniformSampler(3).sample(0, generator()), "positive integer.*0"),
-        (lambda: InBatchSampler([0, 1]).sample(None, generator()), "targets=None"),
-        (
-            lambda: InBatchSampler([0, 1]).sample(8, generator(), np.ones(3)),
-            "num_sampled=8",
-        ),
+        (lambda: InBatchSampler([0, 1]).sample(generator()), "batch's own targets. Received none"),
+        (lambda: UniformSampler(0, 3), "UniformSampler: expected num_items.*positive.*Received 0"),
+        (lambda: UniformSampler(None, 3), "expected num_items.*Received None"),
+        (lambda: UniformSampler(3, 0), "expected num_sampled to be a positive.*Received 0"),
+        (lambda: UniformSampler(3, 2.0), "expected num_sampled.*Received 2.0"),
+        (lambda: UniformSampler(3, True), "expected num_sampled.*Received True"),
+        (lambda: PopularitySampler([0, 1], -1), "PopularitySampler: expected num_sampled.*-1"),
     ],
 )
 def test_samplers_say_what_is_wrong(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_sampler_that_cannot_draw_says_so():
+    class Half(Sampler):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Half has no sample"):
+        Half(3, 2).sample(generator())
+    assert UniformSampler(np.int64(3), np.int64(2)).get_config() == {
+        "num_items": 3,
+        "num_sampled": 2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -567,6 +622,7 @@ def test_samplers_say_what_is_wrong(make, message):
         ({"temperature": 0.0}, "temperature > 0. Received 0.0"),
         ({"left_out": np.ones((2, 4), bool)}, r"left_out of shape \(2, 5\).*\(2, 4\)"),
         ({"left_out": np.ones(5, bool)}, r"left_out of shape \(2, 5\).*\(5,\)"),
+        ({"left_out": np.ones(2, bool)}, r"left_out of shape \(2, 5\).*\(2,\)"),
     ],
 )
 def test_sampled_softmax_says_what_is_wrong(changes, message):
@@ -586,17 +642,25 @@ def test_sampled_softmax_says_what_is_wrong(changes, message):
 def test_full_softmax_says_what_is_wrong():
     with pytest.raises(ValueError, match=r"item_vectors of shape \(9, 5\)"):
         full_softmax_loss(np.ones((2, 4)), np.ones((9, 5)), np.array([1, 2]))
+    users, items = np.ones((2, 4)), np.ones((9, 4))
     with pytest.raises(ValueError, match="temperature > 0"):
-        full_softmax_loss(np.ones((2, 4)), np.ones((9, 4)), np.array([1, 2]), temperature=-1)
+        full_softmax_loss(users, items, np.array([1, 2]), temperature=-1)
+    with pytest.raises(ValueError, match=r"targets.*length 2.*\(3,\)"):
+        full_softmax_loss(users, items, np.array([1, 2, 3]))
+    with pytest.raises(ValueError, match=r"left_out of shape \(2, 8\).*\(2, 9\)"):
+        full_softmax_loss(users, items, np.array([1, 2]), left_out=np.ones((2, 9), bool))
 
 
+@pytest.mark.parametrize("largest", [14, 7])  # an id that nobody watched, or not the largest
 @pytest.mark.parametrize("positions", [1, 3, 6])
-def test_seen_before_is_what_a_search_through_each_history_finds(positions):
+def test_seen_before_is_what_a_search_through_each_history_finds(positions, largest):
     rng = np.random.default_rng(0)
     history = rng.integers(1, 12, (40, 8))  # watched again and again
     for row, padding in zip(history, rng.integers(0, 9, 40), strict=True):
         row[:padding] = 0
-    ids = rng.integers(0, 15, 20)  # repeated, the padding and items nobody watched among them
+    ids = rng.integers(
+        0, largest + 1, 20
+    )  # repeated, the padding and items nobody watched among them
     found = np.asarray(seen_before(history.astype("int32"), ids.astype("int32"), positions))
     assert found.shape == (40, positions, 20) and found.any() and not found.all()
     for t in range(positions):

@@ -75,6 +75,7 @@ class FMUserTower(Tower):
         self.profile = {name: table(sizes[name], dim, name=name) for name in self.fields}
         self.items = [table(sizes["history"], dim, name=f"items_{i}") for i in range(len(self.x))]
         self.drop = layers.Dropout(dropout)
+        self.drop.autocast = False  # the parts are summed in float32
 
     @property
     def reads(self):
