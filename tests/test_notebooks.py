@@ -1,6 +1,7 @@
 """The chapters as they are committed: without outputs, and agreeing with the configuration."""
 
 import ast
+import csv
 import importlib.util
 import json
 import os
@@ -140,6 +141,16 @@ def test_no_local_paths(path):
     text = path.read_text("utf-8")
     for hint in ("/home/", "/Users/", "/root/", "/work/", "/tmp/", "C:\\\\", str(ROOT)):
         assert hint not in text, hint
+
+
+def test_what_others_have_published_is_quoted_with_its_source_and_protocol():
+    with open(ROOT / "book" / "published.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows and len({(row["dataset"], row["system"]) for row in rows}) == len(rows)
+    for row in rows:
+        assert all(row.values()), row
+        assert 0 < float(row["NDCG@10"]) < float(row["HR@10"]) < 1, row
+        assert row["told the time"] in ("yes", "no"), row
 
 
 # Exercises
