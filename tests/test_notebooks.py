@@ -143,6 +143,37 @@ def test_no_local_paths(path):
         assert hint not in text, hint
 
 
+# Notation
+
+GREEK = re.compile(
+    r"\\(alpha|beta|gamma|delta|epsilon|eta|theta|lambda|mu|pi|rho|sigma|tau|phi|ell|Sigma|Delta)\b"
+)
+
+
+def symbols(text):
+    """Letters in the formulas of a text: Greek, bold and calligraphic ones as they are written."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+    found = set()
+    for formula in re.findall(r"\$\$.+?\$\$|(?<!\$)\$[^$\n]+?\$(?!\$)", text, re.DOTALL):
+        formula = re.sub(r"\\(?:text|operatorname|begin|end)\{[^}]*\}", " ", formula)
+        found |= set(re.findall(r"\\math(?:bf|cal|bb)\{\w\}", formula))
+        formula = re.sub(r"\\math\w+\{[^}]*\}", " ", formula)
+        found |= set(GREEK.findall(formula))
+        found |= set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", formula)))
+    return found
+
+
+@each
+def test_the_notation_page_has_the_symbols_of_the_chapter(path):
+    page = (ROOT / "book" / "notation.md").read_text("utf-8")
+    common, *own = re.split(r"^### ", page, flags=re.MULTILINE)
+    listed = symbols(common).union(
+        *(symbols(s) for s in own if s.startswith(f"{int(path.name[:2])} "))
+    )
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    assert symbols(text.split("## Exercises")[0]) - listed == set()
+
+
 def test_what_others_have_published_is_quoted_with_its_source_and_protocol():
     with open(ROOT / "book" / "published.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
