@@ -137,6 +137,15 @@ def test_links_to_files_lead_somewhere(path):
 
 
 @each
+def test_no_result_is_typed_into_the_text(path):
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    text = text.split("## Exercises")[0]
+    text = re.sub(r"```.*?```|`[^`\n]*`|\$\$.+?\$\$|\$[^$\n]+\$", "", text, flags=re.DOTALL)
+    # An interval's level is no result.
+    assert set(re.findall(r"\d+(?:\.\d+)? ?%|(?<!\.)\b\d\.\d\d+(?!\.)", text)) <= {"95%"}
+
+
+@each
 def test_no_local_paths(path):
     text = path.read_text("utf-8")
     for hint in ("/home/", "/Users/", "/root/", "/work/", "/tmp/", "C:\\\\", str(ROOT)):
