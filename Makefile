@@ -11,7 +11,8 @@ CANDIDATES := $(PYTHON) $(if $(PYTHON),,python3 python3.13 python3.12 python3.11
 RIGHT_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 FIND_PYTHON = for p in $(CANDIDATES); do $$p -c '$(RIGHT_VERSION)' 2>/dev/null && echo $$p && break; done
 
-.PHONY: help book test results bench lint clean data requirements set-repository test-colab
+.PHONY: help book test results bench lint clean data requirements set-repository test-colab \
+        test-backends
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,6 +59,15 @@ test-colab: ## package and chapters with Colab's versions, on Python 3.13
 	$(VENV)-colab/bin/python -m pytest
 	cd notebooks && for chapter in *.ipynb; do \
 	  echo $$chapter; ../$(VENV)-colab/bin/jupyter execute --timeout=900 $$chapter || exit 1; done
+
+KERAS_TESTS := $(patsubst %,tests/test_%.py,layers towers samples sampled_softmax two_tower callbacks)
+test-backends: $(INSTALLED) ## the tests of layers and models on JAX and PyTorch, all three compared
+	$(BIN)/python -m venv $(VENV)-backends
+	$(VENV)-backends/bin/python -m pip install --quiet -r requirements.txt -r requirements-backends.txt
+	$(VENV)-backends/bin/python -m pip install --quiet --no-deps -e .
+	for backend in jax torch; do echo "== $$backend"; \
+	  KERAS_BACKEND=$$backend $(VENV)-backends/bin/python -m pytest $(KERAS_TESTS) || exit 1; done
+	$(VENV)-backends/bin/python -m pytest tests/test_backends.py
 
 requirements: $(INSTALLED) ## resolve requirements.txt anew from pyproject.toml
 	$(BIN)/python -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install --quiet uv

@@ -10,6 +10,8 @@ This is the one module of the package that needs TensorFlow itself; the rest run
 
 from __future__ import annotations
 
+import inspect
+
 import keras
 import tensorflow as tf
 
@@ -66,10 +68,14 @@ class _RowWise:
     """Send sparse gradients to `update_rows`, and dense ones where they always went."""
 
     def __init__(self, *args, **kwargs):
-        for option in ("weight_decay", "loss_scale_factor", "momentum", "amsgrad", "use_ema"):
-            if kwargs.get(option):
+        given = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
+        for option in (
+            *("weight_decay", "loss_scale_factor", "gradient_accumulation_steps"),
+            *("momentum", "amsgrad", "use_ema"),
+        ):
+            if given.get(option):
                 raise ValueError(
-                    f"{type(self).__name__} has no {option}, received {kwargs[option]}: it would "
+                    f"{type(self).__name__} has no {option}, received {given[option]}: it would "
                     "have to touch the rows that a batch does not."
                 )
         super().__init__(*args, **kwargs)

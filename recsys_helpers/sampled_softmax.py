@@ -217,7 +217,7 @@ class InBatchSampler(Sampler):
         if targets is None:
             raise ValueError("In-batch negatives are the batch's own targets. Received none.")
         ids = ops.cast(targets, "int32")
-        others = ops.maximum(ops.cast(ops.count_nonzero(ids), "float32") - 1, 1)
+        others = ops.maximum(ops.sum(ops.cast(ids > 0, "float32")) - 1, 1)
         return ids, ops.take(ops.convert_to_tensor(self.log_q), ids) + ops.log(others)
 
     def get_config(self):

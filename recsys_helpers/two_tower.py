@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 import recsys_helpers.towers  # noqa: F401  so that Keras knows the towers of a model it loads
-from recsys_helpers.layers import register
+from recsys_helpers.layers import at_least_float32, register
 from recsys_helpers.sampled_softmax import (
     full_softmax_loss,
     sampled_softmax_loss,
@@ -84,7 +84,7 @@ class TwoTower(keras.Model):
         self.supports_jit = keras.backend.backend() != "tensorflow"
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.loss_mean = keras.metrics.Mean(name="loss")
-        self.input_dtypes = None  # of the inputs that the model was first called with
+        self.input_shapes = self.input_dtypes = None  # of the inputs it was first called with
 
     # Building, and what Keras asks of a model
 
@@ -99,8 +99,11 @@ class TwoTower(keras.Model):
 
     def build(self, input_shape):
         """Make all weights, by calling both towers on placeholders."""
-        users = self.user_tower(self._placeholders(input_shape))
-        items = self.item_tower(keras.Input(batch_shape=(None,), dtype="int32"))
+        towers_read = self._placeholders(input_shape), keras.Input((), dtype="int32")
+        if keras.backend.backend() == "torch":
+            # Keras would find the shapes there by running on ones; a table may have row 0 alone.
+            towers_read = keras.tree.map_structure(_zeros_like, towers_read)
+        users, items = self.user_tower(towers_read[0]), self.item_tower(towers_read[1])
         if len(users.shape) != 3 or len(items.shape) != 2 or users.shape[-1] != items.shape[-1]:
             raise ValueError(
                 "expected a user tower that returns [batch, T, d] and an item tower that returns "
@@ -125,8 +128,9 @@ class TwoTower(keras.Model):
         }
 
     def get_build_config(self):
-        """Shapes and types of the inputs."""
-        return {"input_shape": self.input_shapes, "input_dtypes": self.input_dtypes}
+        """Shapes and types of the inputs; None before the model was called."""
+        if self.built:
+            return {"input_shape": self.input_shapes, "input_dtypes": self.input_dtypes}
 
     def build_from_config(self, config):
         """Make all weights of a loaded model."""
@@ -181,6 +185,8 @@ class TwoTower(keras.Model):
         if given.get("y") is None:  # batches that the caller makes
             return super().fit(**given)
         arrays = self._checked(given.pop("x"), given.pop("y"), given.pop("sample_weight", None))
+        if not self.built:  # on a real row; Keras would try one of its own making
+            self(keras.tree.map_structure(lambda a: ops.convert_to_tensor(a[:1]), arrays[0]))
         share = given.pop("validation_split", None)
         if given.get("validation_data") is not None:
             given["validation_data"] = self._validation(given["validation_data"])
@@ -260,7 +266,15 @@ class TwoTower(keras.Model):
         is the sum over the targets, divided by batch * T: each target weighs the same, however many
         its batch has. What is reported is the mean over the targets.
         """
+        if y is None:
+            raise ValueError("expected targets: item ids [n, T], 0 where there is none.")
         (rows, positions), width = ops.shape(y), y_pred.shape[-1]
+        if None not in (y.shape[1], y_pred.shape[1]) and y.shape[1] > y_pred.shape[1]:
+            raise ValueError(
+                f"received {y.shape[1]} targets a row, but the user tower returned "
+                f"{y_pred.shape[1]} vectors. It returns one for each moment of `example_age` or "
+                "of the history."
+            )
         targets = ops.cast(ops.reshape(y, (-1,)), "int32")
         y_pred = ops.reshape(y_pred[:, -positions:], (-1, width))  # (batch * T, d)
         sampled = self.sampler is not None and training
@@ -304,10 +318,10 @@ class TwoTower(keras.Model):
         """The users' vectors after the last moment of each row, a numpy array [n, d]."""
         self._check_inputs(inputs)
         vectors = []
-        for start in range(0, len(next(iter(inputs.values()))), batch_size):
-            rows = {name: value[start : start + batch_size] for name, value in inputs.items()}
-            rows = {name: ops.convert_to_tensor(value) for name, value in rows.items()}
-            vectors.append(ops.convert_to_numpy(self(rows, training=False)[:, -1]))
+        for start in range(0, len(keras.tree.flatten(inputs)[0]), batch_size):
+            rows = _rows_of(inputs, slice(start, start + batch_size))
+            rows = keras.tree.map_structure(ops.convert_to_tensor, rows)
+            vectors.append(_as_numpy(self(rows, training=False)[:, -1]))
         return np.concatenate(vectors)
 
     def item_vectors(self, batch_size=65_536):
@@ -315,7 +329,7 @@ class TwoTower(keras.Model):
         ids = np.arange(1, self.num_items + 1, dtype="int32")
         blocks = [ids[i : i + batch_size] for i in range(0, self.num_items, batch_size)]
         vectors = [self.item_tower(ops.convert_to_tensor(b), training=False) for b in blocks]
-        return np.concatenate([ops.convert_to_numpy(block) for block in vectors])
+        return np.concatenate([_as_numpy(block) for block in vectors])
 
     # Files
 
@@ -336,7 +350,8 @@ class TwoTower(keras.Model):
                 f"{format!r} and {'one' if self.built else 'none'}."
             )
         inputs = self._placeholders(self.input_shapes)
-        positions = inputs["example_age"].shape[1] if "example_age" in inputs else None
+        named = inputs if isinstance(inputs, dict) else {"history": inputs}
+        positions = named["example_age"].shape[1] if "example_age" in named else None
 
         def any_number(name, tensor):  # of moments and of steps, as training and serving differ
             shape = list(tensor.shape)
@@ -344,7 +359,8 @@ class TwoTower(keras.Model):
                 shape[1] = None
             return keras.InputSpec(shape=tuple(shape), dtype=tensor.dtype, name=name)
 
-        inputs = {name: any_number(name, tensor) for name, tensor in inputs.items()}
+        named = {name: any_number(name, tensor) for name, tensor in named.items()}
+        inputs = named if isinstance(inputs, dict) else named["history"]
         ids = keras.InputSpec(shape=(None,), dtype="int32", name="item_ids")
         archive = keras.export.ExportArchive()
         archive.track(self)
@@ -381,6 +397,14 @@ class TwoTower(keras.Model):
         for name in ("user_tower", "item_tower", "sampler"):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
+
+
+def _zeros_like(placeholder):
+    return ops.zeros([size or 1 for size in placeholder.shape], placeholder.dtype)
+
+
+def _as_numpy(vectors):
+    return ops.convert_to_numpy(at_least_float32(vectors))  # numpy has no bfloat16
 
 
 def _split_off(arrays, share):

@@ -1,5 +1,6 @@
 """Row-wise updates against the stock optimizers on the dense gradient."""
 
+import inspect
 import subprocess
 import sys
 from functools import partial
@@ -8,11 +9,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from test_two_tower import KINDS, make, ring, towers
 
 tf = pytest.importorskip("tensorflow")
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the row-wise module is TensorFlow's", allow_module_level=True)
 
+from recsys_helpers.layers import EmbeddingTable  # noqa: E402
 from recsys_helpers.rowwise import (  # noqa: E402
     RowAdagrad,
     RowAdam,
@@ -22,6 +25,14 @@ from recsys_helpers.rowwise import (  # noqa: E402
 )
 
 ROWS, DIM, STEPS = 12, 3, 8
+REFUSED = {
+    "momentum": 0.9,
+    "weight_decay": 0.1,
+    "loss_scale_factor": 2.0,
+    "gradient_accumulation_steps": 2,
+    "amsgrad": True,
+    "use_ema": True,
+}
 PAIRS = [
     (RowSGD, keras.optimizers.SGD),
     (RowAdagrad, keras.optimizers.Adagrad),
@@ -148,12 +159,37 @@ def test_state_is_saved_and_restored_with_the_model(row_wise, _, tmp_path):
 
 
 def test_what_cannot_be_done_row_by_row_is_refused():
-    with pytest.raises(ValueError, match="momentum=0.9"):
-        RowSGD(0.1, momentum=0.9)
-    with pytest.raises(ValueError, match="RowAdam has no weight decay.*weight_decay=0.1"):
-        RowAdam(0.1, weight_decay=0.1)
-    with pytest.raises(ValueError, match="amsgrad"):
-        RowAdam(0.1, amsgrad=True)
+    for optimizer in (RowSGD, RowAdagrad, RowAdam):
+        for option, value in REFUSED.items():
+            if option in inspect.signature(optimizer.__mro__[2]).parameters:
+                message = f"{optimizer.__name__} has no {option}, received {value}"
+                with pytest.raises(ValueError, match=message):
+                    optimizer(0.1, **{option: value})
+    with pytest.raises(ValueError, match="RowSGD has no momentum, received 0.9"):
+        RowSGD(0.1, 0.9)
+    RowAdam(0.1, weight_decay=None, amsgrad=False)
+    RowAdam.from_config(RowAdam(0.1, clipnorm=1.0).get_config())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tower_of_row_wise_tables_is_trained_as_one_of_dense_tables(kind):
+    """From equal weights, by gradient descent on everything; repeats are in every batch."""
+
+    def trained(table, optimizer):
+        table = {"table": table}
+        pair = towers(kind, user=table, item=table)
+        model = make(kind, optimizer(0.5), eager=True, towers_=pair)
+        model.user_vectors(inputs)
+        start[:] = start or model.get_weights()
+        model.set_weights(start)
+        model.fit(inputs, targets, batch_size=16, verbose=0, shuffle=False)
+        return model.user_vectors(inputs), model.item_vectors()
+
+    inputs, targets = ring(rows=32)
+    start = []
+    ours, theirs = trained(RowEmbedding, RowSGD), trained(EmbeddingTable, keras.optimizers.SGD)
+    for ours_, theirs_ in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(ours_, theirs_, atol=1e-5)
 
 
 STATE_IN_MEMORY = """
@@ -165,21 +201,24 @@ from recsys_helpers import rowwise
 def gib(what):
     return int(re.search(what + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 2**20
 
-rows = 2_000_000
+rows = 1_000_000
 ids = keras.Input((1,), dtype="int32")
 table = rowwise.RowEmbedding(rows, 64)
 model = keras.Model(ids, keras.layers.Flatten()(table(ids)))
-model.compile(optimizer=getattr(rowwise, sys.argv[1])(0.1), loss="mse", jit_compile=False)
-before = gib("VmRSS")
-model.fit(np.arange(512, dtype="int32")[:, None], np.ones((512, 64)), batch_size=256, verbose=0)
-print((gib("VmHWM") - before) / (rows * 64 * 4 / 2**30))
+x, y = np.arange(512, dtype="int32")[:, None], np.ones((512, 64))
+for optimizer in (rowwise.RowAdagrad, rowwise.RowAdam):
+    model.compile(optimizer=optimizer(0.1), loss="mse", jit_compile=False)
+    before = gib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the highest is what it is now
+    model.fit(x, y, batch_size=256, verbose=0)
+    print((gib("VmHWM") - before) / (rows * 64 * 4 / 2**30))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read as Linux says")
-@pytest.mark.parametrize(("optimizer", "arrays"), [(RowAdagrad, 1), (RowAdam, 2)])
-def test_fit_makes_the_state_once_and_never_copies_it(optimizer, arrays):
-    command = [sys.executable, "-c", STATE_IN_MEMORY, optimizer.__name__]
+def test_fit_makes_the_state_once_and_never_copies_it():
+    command = [sys.executable, "-c", STATE_IN_MEMORY]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
-    assert float(run.stdout.split()[-1]) < arrays + 0.6  # in sizes of the table
+    adagrad, adam = map(float, run.stdout.split()[-2:])  # in sizes of the table
+    assert adagrad < 1.7 and adam < 2.7

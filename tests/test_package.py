@@ -1,0 +1,28 @@
+"""What importing the package does: nothing, but that Keras gets to know its layers."""
+
+import subprocess
+import sys
+
+IMPORTS = """
+import sys
+
+import recsys_helpers
+from recsys_helpers import baselines, datasets, index, metrics, results, samples, splits
+
+assert not {"keras", "tensorflow", "jax", "torch"} & sys.modules.keys(), "data need no Keras"
+import keras
+
+known = keras.saving.get_custom_objects()
+for name in NAMES:
+    assert f"recsys_helpers>{name}" in known, name
+"""
+NAMES = ["TwoTower", "EmbeddingTable", "SelfAttentiveUserTower", "PopularitySampler"]
+
+
+def test_data_and_metrics_need_no_keras_and_keras_once_imported_knows_the_layers():
+    import keras
+
+    names = NAMES + (["RowAdam"] if keras.backend.backend() == "tensorflow" else [])
+    code = IMPORTS.replace("NAMES", repr(names))
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
