@@ -313,11 +313,11 @@ def test_batches_that_the_caller_makes_are_taken_as_they_are():
 
 @pytest.mark.skipif(not TENSORFLOW, reason="Keras's own batches elsewhere")
 def test_batches_hold_each_row_once_and_nothing_tunes_them():
-    from recsys_helpers.two_tower import _batches
+    from recsys_helpers.batches import shuffled_batches
 
     inputs, _ = ring(rows=150)
     rows = np.arange(150)[:, None]
-    batches = _batches([inputs, rows, None], 64, shuffle=True)
+    batches = shuffled_batches([inputs, rows, None], 64, shuffle=True)
     assert len(batches) == 3 and not batches.options().autotune.enabled
     found = []
     for x, y in batches:
