@@ -118,7 +118,6 @@ class TwoTower(keras.Model):
                 "vector a row returns vectors[:, None]."
             )
         self.input_shapes = input_shape
-        self.built = True
 
     def _placeholders(self, shapes):
         if not isinstance(shapes, dict):
