@@ -120,6 +120,8 @@ class TwoTower(keras.Model):
         self.input_shapes = input_shape
 
     def _placeholders(self, shapes):
+        if shapes is None:
+            raise ValueError("build needs the shapes of the inputs; fit, or a call, finds them.")
         if not isinstance(shapes, dict):
             return keras.Input(batch_shape=(None, *shapes[1:]), dtype=self.input_dtypes or "int32")
         if self.input_dtypes is None:
