@@ -11,7 +11,7 @@ CANDIDATES := $(PYTHON) $(if $(PYTHON),,python3 python3.13 python3.12 python3.11
 RIGHT_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 FIND_PYTHON = for p in $(CANDIDATES); do $$p -c '$(RIGHT_VERSION)' 2>/dev/null && echo $$p && break; done
 
-.PHONY: help book test results bench lint clean data requirements set-repository test-colab \
+.PHONY: help book test test-own-data results bench lint clean data requirements set-repository test-colab \
         test-backends
 
 help: ## this list
@@ -27,7 +27,10 @@ book: $(INSTALLED) data ## every chapter executed, pages in _build/html, then lo
 	$(BIN)/python -m pytest -q tests/test_book.py
 
 test: $(INSTALLED) data ## the tests of the package, the chapters and the pages
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-own-data: $(INSTALLED) data ## every chapter on logs that are not MovieLens's; ten minutes
+	$(BIN)/python -m pytest -n 2 tests/chapters_on_own_data.py
 
 results: $(INSTALLED) data ## run what is not recorded in results/, and rewrite the README's table
 	$(BIN)/python results/run.py

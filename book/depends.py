@@ -5,7 +5,7 @@ that is known of users and items, and requirements.txt. Docstrings, comments and
 
 A record also depends on its parameters and on its cells up to the one tagged `record`; not on what
 writes it down or fetches the data. jupyter-cache compares the cells of a page by itself; a page
-also depends on the records, if it reads them.
+also depends on the records, and on what others have published, if it reads records.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def page(source: str, root: Path = ROOT) -> str:
     code = "\n".join(code for tags, code in cells(source) if "install" not in tags)
     content = _shared(code, {name: dataset_digest(name) for name in datasets(code)}, root)
     if RESULTS in content["modules"]:
-        records = sorted((root / "results").rglob("*.json"))
+        records = [*sorted((root / "results").rglob("*.json")), *(root / "book").glob("*.csv")]
         content["records"] = [[path.name, _sha256(path.read_bytes())] for path in records]
     return _sha256([content, sys.version_info[:2]])
 

@@ -7,13 +7,20 @@ work as for any other. A new retrieval model is a new user tower and nothing els
 from __future__ import annotations
 
 import inspect
-import random
 
 import keras
 import numpy as np
 from keras import ops
 
 import recsys_helpers.towers  # noqa: F401  so that Keras knows the towers of a model it loads
+from recsys_helpers.batches import (
+    checked_arrays,
+    num_replicas,
+    of_all_replicas,
+    rows_of,
+    shuffled_batches,
+    split_off,
+)
 from recsys_helpers.layers import at_least_float32, register
 from recsys_helpers.sampled_softmax import (
     full_softmax_loss,
@@ -111,9 +118,10 @@ class TwoTower(keras.Model):
                 "vector a row returns vectors[:, None]."
             )
         self.input_shapes = input_shape
-        self.built = True
 
     def _placeholders(self, shapes):
+        if shapes is None:
+            raise ValueError("build needs the shapes of the inputs; fit, or a call, finds them.")
         if not isinstance(shapes, dict):
             return keras.Input(batch_shape=(None, *shapes[1:]), dtype=self.input_dtypes or "int32")
         if self.input_dtypes is None:
@@ -187,11 +195,11 @@ class TwoTower(keras.Model):
         arrays = self._checked(given.pop("x"), given.pop("y"), given.pop("sample_weight", None))
         if not self.built:  # on a real row; Keras would try one of its own making
             self(keras.tree.map_structure(lambda a: ops.convert_to_tensor(a[:1]), arrays[0]))
-        share = given.pop("validation_split", None)
-        if given.get("validation_data") is not None:
-            given["validation_data"] = self._validation(given["validation_data"])
-        elif share:
-            arrays, given["validation_data"] = _split_off(arrays, share)
+        share, held_out = given.pop("validation_split", None), given.get("validation_data")
+        if isinstance(held_out, (tuple, list)) and len(held_out) > 1:
+            given["validation_data"] = self._checked(*(*held_out, None)[:3])
+        elif held_out is None and share:
+            arrays, given["validation_data"] = split_off(arrays, share)
         batch_size = given.get("batch_size") or 32
         if given.get("validation_batch_size") is None:
             given["validation_batch_size"] = batch_size
@@ -200,7 +208,7 @@ class TwoTower(keras.Model):
             return super().fit(x=x, y=y, sample_weight=weight, **given)
         given.pop("batch_size", None)
         shuffle = given.pop("shuffle", True)
-        return super().fit(x=_batches(arrays, batch_size, shuffle), shuffle=False, **given)
+        return super().fit(x=shuffled_batches(arrays, batch_size, shuffle), shuffle=False, **given)
 
     def evaluate(self, *args, **kwargs):
         """The loss as in `keras.Model.evaluate`, with the checks of `fit`."""
@@ -211,46 +219,9 @@ class TwoTower(keras.Model):
             given |= dict(zip(("x", "y", "sample_weight"), arrays, strict=True))
         return super().evaluate(**given, **own)
 
-    def _validation(self, data):
-        if isinstance(data, (tuple, list)) and len(data) > 1:
-            x, y, weight = (*data, None)[:3]
-            return tuple(self._checked(x, y, weight))
-        return data
-
     def _checked(self, x, y, weight):
-        """The arrays of `fit` and `evaluate`, if they fit each other and the towers."""
-        x = keras.tree.map_structure(np.asarray, x)
-        y = np.asarray(y)
-        rows = {"targets": len(y)}
-        rows |= {name: len(v) for name, v in (x.items() if isinstance(x, dict) else [("x", x)])}
-        if weight is not None:
-            weight = np.asarray(weight, "float32")
-            rows["sample_weight"] = len(weight)
-        if len(set(rows.values())) > 1 or not len(y):
-            raise ValueError(f"expected equally many rows in all arrays, received {rows}.")
-        if y.ndim != 2 or y.dtype.kind not in "iu":
-            raise ValueError(
-                f"expected targets of item ids [n, T], received {y.dtype} of shape {y.shape}. One "
-                "target a row is targets[:, None]."
-            )
-        gap = (y[:, -1] == 0) | ((y[:, :-1] > 0) & (y[:, 1:] == 0)).any(1)
-        outside = (y < 0) | (y > self.num_items)
-        if outside.any() or gap.any():
-            row = int(np.argmax(outside.any(1) | gap))
-            raise ValueError(
-                f"expected targets from 1 to {self.num_items}, with 0 for none on the left of a "
-                f"row only, received {y[row].tolist()} in row {row}. Do ids count from 0, or "
-                "belong to another numbering?"
-            )
-        if weight is not None:
-            if weight.shape not in ((len(y),), y.shape):
-                raise ValueError(
-                    f"expected sample_weight of shape {(len(y),)} or {y.shape}, received "
-                    f"{weight.shape}."
-                )
-            weight = np.broadcast_to(weight.reshape(len(y), -1), y.shape)
         self._check_inputs(x)
-        return [x, y.astype("int32"), weight]
+        return checked_arrays(x, y, weight, self.num_items)
 
     def _check_inputs(self, inputs):
         sizes = getattr(self.user_tower, "sizes", None)
@@ -280,7 +251,7 @@ class TwoTower(keras.Model):
         sampled = self.sampler is not None and training
         if sampled:
             # Of the whole batch, also where its rows are shared out among devices.
-            others = _of_all_replicas(targets)
+            others = of_all_replicas(targets)
             ids, log_expected_count = self.sampler.sample(self.seed_generator, others)
         else:
             ids = ops.arange(1, self.num_items + 1, dtype="int32")
@@ -310,7 +281,7 @@ class TwoTower(keras.Model):
         real = ops.cast(targets > 0, loss.dtype)
         self.loss_mean.update_state(loss + extra, sample_weight=real)
         cells = ops.cast(rows * positions, loss.dtype)
-        return (ops.sum(loss) / cells + extra) / _num_replicas()
+        return (ops.sum(loss) / cells + extra) / num_replicas()
 
     # Vectors
 
@@ -319,7 +290,7 @@ class TwoTower(keras.Model):
         self._check_inputs(inputs)
         vectors = []
         for start in range(0, len(keras.tree.flatten(inputs)[0]), batch_size):
-            rows = _rows_of(inputs, slice(start, start + batch_size))
+            rows = rows_of(inputs, slice(start, start + batch_size))
             rows = keras.tree.map_structure(ops.convert_to_tensor, rows)
             vectors.append(_as_numpy(self(rows, training=False)[:, -1]))
         return np.concatenate(vectors)
@@ -405,68 +376,3 @@ def _zeros_like(placeholder):
 
 def _as_numpy(vectors):
     return ops.convert_to_numpy(at_least_float32(vectors))  # numpy has no bfloat16
-
-
-def _split_off(arrays, share):
-    """The first rows to train on, and the last `share` of them, as Keras splits arrays."""
-    rows = len(arrays[1])
-    first = int(rows * (1 - share))
-    if not 0 < first < rows:
-        raise ValueError(f"validation_split={share} leaves no rows on one side of {rows}.")
-    return _rows_of(arrays, slice(None, first)), _rows_of(arrays, slice(first, None))
-
-
-def _rows_of(arrays, rows):
-    return keras.tree.map_structure(lambda a: None if a is None else a[rows], arrays)
-
-
-def _batches(arrays, batch_size, shuffle):
-    """Batches of arrays as Keras makes them, but shuffled anew in each epoch, and not autotuned.
-
-    Rows are gathered by numpy when they are needed, so the arrays are held once. Keras shuffles by
-    an operation within the pipeline; with a seed set, that operation starts from the same state for
-    each epoch, and so gives the same order.
-
-    The thread that tunes an input pipeline sleeps longer and longer while an epoch lasts, and the
-    end of the epoch may have to wait for it to wake up: an epoch can take twice its time, with
-    nothing done in the second half. A pipeline of slices has nothing to tune.
-    """
-    import tensorflow as tf
-
-    x, y, weight = arrays
-    arrays = (x, y) if weight is None else (x, y, weight)
-    generator = np.random.default_rng(random.getrandbits(32))  # as set_random_seed says
-
-    def epoch():
-        order = np.arange(len(y))
-        if shuffle:
-            generator.shuffle(order)
-        for start in range(0, len(y), batch_size):
-            yield _rows_of(arrays, order[start : start + batch_size])
-
-    signature = keras.tree.map_structure(
-        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), arrays
-    )
-    batches = tf.data.Dataset.from_generator(epoch, output_signature=signature)
-    steps = -(-len(y) // batch_size)
-    batches = batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return batches.with_options(options)
-
-
-def _num_replicas():
-    """Devices that a batch is shared out to by a strategy of TensorFlow, whose gradients add up."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def _of_all_replicas(values):
-    if _num_replicas() == 1:
-        return values
-    import tensorflow as tf
-
-    return tf.distribute.get_replica_context().all_gather(values, axis=0)

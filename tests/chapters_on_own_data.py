@@ -115,7 +115,8 @@ def parameters_of(path):
         for cell in nbformat.read(path, as_version=4).cells
         if "parameters" in cell.metadata.get("tags", [])
     ]
-    return {statement.targets[0].id for statement in ast.parse(cell.source).body}
+    targets = [target for line in ast.parse(cell.source).body for target in ast.walk(line)]
+    return {name.id for name in targets if isinstance(name, ast.Name)}
 
 
 @pytest.mark.parametrize("kind", KINDS)

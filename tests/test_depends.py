@@ -57,6 +57,8 @@ def checkout(tmp_path, monkeypatch):
     for name, source in PACKAGE.items():
         (root / "recsys_helpers" / f"{name}.py").write_text(source)
     (root / "requirements.txt").write_text("# pinned\nnumpy==1\n")
+    (root / "book").mkdir()
+    (root / "book" / "published.csv").write_text("system,HR@10\n")
     (root / "results" / "tiny").mkdir(parents=True)
     (root / "results" / "tiny" / "fm-seed1.json").write_text("{}")
     folder = tmp_path / "data" / "tiny"
@@ -94,6 +96,7 @@ def digests(root, source=None, parameters=None):
         ("recsys_helpers/machine.py", "1", "2", True, False),
         ("recsys_helpers/fetch.py", "3", "4", True, False),
         ("results/tiny/fm-seed1.json", "{}", "{ }", True, False),
+        ("book/published.csv", "HR@10", "HR@50", True, False),
         # A sister, what nobody imports, words and layout.
         ("recsys_helpers/towers/dssm.py", "Tower", "Tower as T", False, False),
         ("recsys_helpers/unused.py", "1", "2", False, False),

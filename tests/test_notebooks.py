@@ -1,6 +1,7 @@
 """The chapters as they are committed: without outputs, and agreeing with the configuration."""
 
 import ast
+import csv
 import importlib.util
 import json
 import os
@@ -136,16 +137,70 @@ def test_links_to_files_lead_somewhere(path):
 
 
 @each
+def test_no_result_is_typed_into_the_text(path):
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    text = text.split("## Exercises")[0]
+    text = re.sub(r"```.*?```|`[^`\n]*`|\$\$.+?\$\$|\$[^$\n]+\$", "", text, flags=re.DOTALL)
+    # An interval's level is no result.
+    assert set(re.findall(r"\d+(?:\.\d+)? ?%|(?<!\.)\b\d\.\d\d+(?!\.)", text)) <= {"95%"}
+
+
+@each
 def test_no_local_paths(path):
     text = path.read_text("utf-8")
     for hint in ("/home/", "/Users/", "/root/", "/work/", "/tmp/", "C:\\\\", str(ROOT)):
         assert hint not in text, hint
 
 
+# Notation
+
+GREEK = re.compile(
+    r"\\(alpha|beta|gamma|delta|epsilon|eta|theta|lambda|mu|pi|rho|sigma|tau|phi|ell|Sigma|Delta)\b"
+)
+
+
+def symbols(text):
+    """Letters in the formulas of a text: Greek, bold and calligraphic ones as they are written."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+    found = set()
+    for formula in re.findall(r"\$\$.+?\$\$|(?<!\$)\$[^$\n]+?\$(?!\$)", text, re.DOTALL):
+        formula = re.sub(r"\\(?:text|operatorname|begin|end)\{[^}]*\}", " ", formula)
+        found |= set(re.findall(r"\\math(?:bf|cal|bb)\{\w\}", formula))
+        formula = re.sub(r"\\math\w+\{[^}]*\}", " ", formula)
+        found |= set(GREEK.findall(formula))
+        found |= set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", formula)))
+    return found
+
+
+@each
+def test_the_notation_page_has_the_symbols_of_the_chapter(path):
+    page = (ROOT / "book" / "notation.md").read_text("utf-8")
+    common, *own = re.split(r"^### ", page, flags=re.MULTILINE)
+    listed = symbols(common).union(
+        *(symbols(s) for s in own if s.startswith(f"{int(path.name[:2])} "))
+    )
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    assert symbols(text.split("## Exercises")[0]) - listed == set()
+
+
+def test_what_others_have_published_is_quoted_with_its_source_and_protocol():
+    with open(ROOT / "book" / "published.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows and len({(row["dataset"], row["system"]) for row in rows}) == len(rows)
+    for row in rows:
+        assert all(row.values()), row
+        assert 0 < float(row["NDCG@10"]) < float(row["HR@10"]) < 1, row
+        assert row["told the time"] in ("yes", "no"), row
+
+
 # Exercises
 
 SOLUTION = re.compile(r"^(`{3,})\{admonition\} Solution\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
-QUICK = ("01_from_matching_to_search", "02_data_and_rules")  # whose cells take seconds
+# Chapters whose cells take seconds, with fewer things to choose from.
+QUICK = {
+    "01_from_matching_to_search": {"dims": [8, 16], "neighbours": [10]},
+    "02_data_and_rules": {"neighbours": [20], "penalties": [500], "memories": [5, 10]},
+}
 
 
 def solutions(path):
@@ -172,8 +227,11 @@ def test_every_exercise_has_a_solution(path):
 )
 def test_solutions_run_after_the_cells_of_their_chapter(path, tmp_path, monkeypatch):
     client = pytest.importorskip("nbclient", reason="nbclient isn't installed")
+    papermill = pytest.importorskip("papermill", reason="papermill isn't installed")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    notebook = read(path)
+    notebook = papermill.iorw.load_notebook_node(str(path))
+    parameters = QUICK.get(path.stem, {})
+    notebook = papermill.parameterize.parameterize_notebook(notebook, parameters)
     notebook.cells += [nbformat.v4.new_code_cell(code) for code in solutions(path)]
     resources = {"metadata": {"path": str(tmp_path)}}  # what a solution writes
     client.NotebookClient(notebook, timeout=900, resources=resources).execute()
