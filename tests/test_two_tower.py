@@ -579,12 +579,15 @@ def test_windows_and_rows_go_through_one_model():
         model.fit(inputs, targets, batch_size=64, verbose=0)
 
 
-def test_shapes_and_types_of_inputs_are_kept():
-    model = still()
+def test_a_configuration_has_everything_that_a_model_was_made_with():
+    given = {"exclude_seen": True, "log_q_correction": False, "seed": 3, "temperature": 0.3}
+    model = make("youtubednn", towers_=pair(), sampler=SAMPLERS["uniform"], **given)
     model.user_vectors(ring(rows=2)[0])
     config = model.get_build_config()
     assert config["input_dtypes"]["search"] == "int8"
     twin = TwoTower.from_config(model.get_config())
+    assert given == {name: getattr(twin, name) for name in given}
+    assert twin.sampler.get_config() == model.sampler.get_config()
     twin.build_from_config(config)
     assert twin.get_build_config() == config and twin.built
 
