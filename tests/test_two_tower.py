@@ -460,7 +460,7 @@ def test_fields_that_a_dataset_lacks_have_tables_of_one_row():
     inputs, targets = ring(rows=16)
     sizes = {**SIZES, "occupation": 1, "search": 1}
     inputs |= {"occupation": inputs["occupation"] * 0, "search": inputs["search"] * 0}
-    for kind in KINDS:
+    for kind in KINDS[-1:] if TENSORFLOW else KINDS:  # it was torch that could not
         model = make(kind, eager=True, towers_=towers(kind, sizes), exclude_seen=True)
         assert np.isfinite(model.fit(inputs, targets, verbose=0).history["loss"]).all()
 
@@ -472,7 +472,7 @@ if keras.backend.backend() == "jax":
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_precision_changes_the_loss_by_no_more_than_its_rounding(kind):
-    """The loss after two steps, of the sampled and of the full softmax."""
+    """The loss after a step, of the sampled and of the full softmax."""
     inputs, targets = ring(rows=16)
 
     start = []  # numbers that are drawn in another precision are others
@@ -487,7 +487,7 @@ def test_precision_changes_the_loss_by_no_more_than_its_rounding(kind):
         model.user_vectors(inputs)
         start[:] = start or model.get_weights()
         model.set_weights(start)
-        model.fit(inputs, targets, 16, epochs=2, shuffle=False, verbose=0)
+        model.fit(inputs, targets, 16, shuffle=False, verbose=0)
         vectors = model.user_vectors(inputs), model.item_vectors()
         expected = "float64" if keras.config.dtype_policy().name == "float64" else "float32"
         assert {v.dtype.name for v in vectors} == {expected}
@@ -559,7 +559,7 @@ def trained(kind):
     return model
 
 
-SAVED = [*KINDS, "gru", "tied", *(["row-wise"] if TENSORFLOW else [])]
+SAVED = ["fm", "dssm", "self_attentive", "gru", "tied", *(["row-wise"] if TENSORFLOW else [])]
 
 
 @pytest.mark.parametrize("kind", SAVED)
@@ -569,7 +569,7 @@ def test_learns_the_item_that_always_comes_next(kind):
 
 def test_windows_and_rows_go_through_one_model():
     rows, windows = ring(rows=64), ring(rows=64, positions=1)
-    model = trained("youtubednn")
+    model = trained("tied")
     for inputs, targets in (windows, rows, windows):
         x = tensors(inputs)
         alone = number(model.compute_loss(x, tensors(targets), model(x), training=False))
@@ -579,12 +579,15 @@ def test_windows_and_rows_go_through_one_model():
         model.fit(inputs, targets, batch_size=64, verbose=0)
 
 
-def test_shapes_and_types_of_inputs_are_kept():
-    model = still()
+def test_a_configuration_has_everything_that_a_model_was_made_with():
+    given = {"exclude_seen": True, "log_q_correction": False, "seed": 3, "temperature": 0.3}
+    model = make("youtubednn", towers_=pair(), sampler=SAMPLERS["uniform"], **given)
     model.user_vectors(ring(rows=2)[0])
     config = model.get_build_config()
     assert config["input_dtypes"]["search"] == "int8"
     twin = TwoTower.from_config(model.get_config())
+    assert given == {name: getattr(twin, name) for name in given}
+    assert twin.sampler.get_config() == model.sampler.get_config()
     twin.build_from_config(config)
     assert twin.get_build_config() == config and twin.built
 
@@ -648,7 +651,7 @@ def test_a_saved_model_is_itself_in_a_new_process(kind, found):
 @pytest.mark.skipif(TENSORFLOW, reason="done in a new process there")
 def test_a_saved_model_is_itself_on_every_backend(tmp_path):
     inputs, targets = ring()
-    model = trained("youtubednn")
+    model = trained("tied")
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for _ in range(2):
