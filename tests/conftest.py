@@ -3,3 +3,10 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def in_a_data_folder(*names):
+    """Whether one of these datasets lies in a data folder: a test fetches nothing large."""
+    from recsys_helpers.fetch import data_folders
+
+    return any((folder / name).is_dir() for folder in data_folders(None).values() for name in names)

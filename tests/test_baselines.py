@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import in_a_data_folder
 
 from recsys_helpers import baselines
 from recsys_helpers.baselines import (
@@ -18,7 +19,6 @@ from recsys_helpers.baselines import (
     recommend_from_baseline,
 )
 from recsys_helpers.datasets import load_dataset
-from recsys_helpers.fetch import data_folders
 from recsys_helpers.metrics import metrics_from_ranks
 from recsys_helpers.splits import Split, leave_last_out
 
@@ -274,8 +274,7 @@ def test_recommending_never_shows_what_was_seen(monkeypatch):
 
 @pytest.fixture(scope="module")
 def movielens_1m():
-    folders = [f / n for f in data_folders(None).values() for n in ("ml-1m-order", "ml-1m")]
-    if not any(folder.is_dir() for folder in folders):
+    if not in_a_data_folder("ml-1m-order", "ml-1m"):
         pytest.skip("MovieLens-1M is in none of the data folders")
     return leave_last_out(load_dataset("ml-1m-order", verbose=False), verbose=False)
 
