@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
+import textwrap
 
 import numpy as np
+from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
 from recsys_helpers.metrics import evaluate
 from recsys_helpers.results import METRICS, MODELS, results_table, stale_note
 from recsys_helpers.splits import Split
+
+
+def code_of(*functions) -> Markdown:
+    """The source of functions or methods of the package, without docstrings, as it runs.
+
+    Shown so, and not copied, a page can't differ from what it describes.
+    """
+    shown = []
+    for function in functions:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        first, *rest = tree.body[0].body
+        lines = textwrap.dedent(inspect.getsource(function)).splitlines()
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and rest:
+            del lines[first.lineno - 1 : first.end_lineno]
+        owner, _, name = function.__qualname__.rpartition(".")
+        shown.append("\n".join([f"# {owner or function.__module__}.{name}", *lines]))
+    return Markdown("```python\n" + "\n\n".join(shown) + "\n```")
 
 
 def table_with(
