@@ -554,6 +554,7 @@ def trained(kind):
         sampler = PopularitySampler(np.r_[0, np.ones(NUM_ITEMS)], 12, alpha=0.5)
         given = {"sampler": sampler, "exclude_seen": True, "log_q_correction": False, "seed": 9}
     model = make(kind, towers_=towers_, **given)
+    model.user_vectors(inputs)  # made for rows of several moments
     assert hits(model) < 0.4
     model.fit(inputs, targets, batch_size=64, epochs=12, shuffle=False, verbose=0)
     return model
