@@ -67,7 +67,6 @@ KERAS_TESTS := $(patsubst %,tests/test_%.py,layers towers samples sampled_softma
 test-backends: $(INSTALLED) ## the tests of layers and models on JAX and PyTorch, all three compared
 	$(BIN)/python -m venv $(VENV)-backends
 	$(VENV)-backends/bin/python -m pip install --quiet -r requirements.txt -r requirements-backends.txt
-	$(VENV)-backends/bin/python -m pip install --quiet --no-deps -e .
 	for backend in jax torch; do echo "== $$backend"; \
 	  KERAS_BACKEND=$$backend $(VENV)-backends/bin/python -m pytest $(KERAS_TESTS) || exit 1; done
 	$(VENV)-backends/bin/python -m pytest tests/test_backends.py

@@ -36,6 +36,10 @@ def generator(seed=1):
     return keras.random.SeedGenerator(seed)
 
 
+# Of losses computed from float64 arrays, which JAX and PyTorch take in as float32.
+ROUNDING = 1e-12 if keras.backend.backend() == "tensorflow" else 1e-5
+
+
 def value_and_gradients(function, *arrays):
     """function(*tensors) -> values; returns them and their sum's gradient by each array."""
     tensors = [ops.convert_to_tensor(array) for array in arrays]
@@ -47,12 +51,17 @@ def value_and_gradients(function, *arrays):
             value = function(*tensors)
         # The gradient of a lookup arrives as tf.IndexedSlices; numpy wants it dense.
         gradients = [tf.convert_to_tensor(g) for g in tape.gradient(value, tensors)]
+    elif keras.backend.backend() == "torch":
+        tensors = [tensor.requires_grad_() for tensor in tensors]
+        value = function(*tensors)
+        value.sum().backward()
+        gradients = [tensor.grad for tensor in tensors]
     else:
         import jax
 
         value, pullback = jax.vjp(function, *tensors)
         gradients = pullback(ops.ones_like(value))
-    return np.asarray(value), [np.asarray(gradient) for gradient in gradients]
+    return ops.convert_to_numpy(value), [ops.convert_to_numpy(g) for g in gradients]
 
 
 def per_draw(draws, log_expected_count, logits=LOGITS, target=TARGET):
@@ -159,9 +168,9 @@ def test_equals_full_softmax_when_all_items_are_sampled_once(share_left_out):
         other, others = value_and_gradients(
             lambda users, items, c=correction: sampled(users, items, c), users, items
         )
-        np.testing.assert_allclose(other, value, rtol=1e-6, atol=1e-12)  # a loss may be 0
+        np.testing.assert_allclose(other, value, rtol=1e-6, atol=ROUNDING)  # a loss may be 0
         for a, b in zip(others, gradients, strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-6 * max(1, np.abs(b).max()))
+            np.testing.assert_allclose(a, b, atol=max(ROUNDING, 1e-6) * max(1, np.abs(b).max()))
 
 
 def hand_worked(log_expected_count, scale=1.0, temperature=1.0, shift=0.0):
@@ -248,6 +257,8 @@ def log_sum_by_hand(own, logits, part):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("leave_out", [False, True])
 def test_losses_of_each_precision_and_of_rows_without_a_target_by_numpy(dtype, leave_out):
+    if dtype == "float64" and keras.backend.backend() != "tensorflow":
+        pytest.skip("float32 is what these backends compute in")
     rng = np.random.default_rng(0)
     users, items = (
         ops.convert_to_tensor(rng.normal(size=shape), dtype) for shape in ((6, 32), (10, 32))
