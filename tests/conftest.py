@@ -10,3 +10,8 @@ def in_a_data_folder(*names):
     from recsys_helpers.fetch import data_folders
 
     return any((folder / name).is_dir() for folder in data_folders(None).values() for name in names)
+
+
+def pytest_configure(config):
+    """JAX takes float64 in as float32 and says so each time; no test is about that."""
+    config.addinivalue_line("filterwarnings", "ignore:Explicitly requested dtype float64")
