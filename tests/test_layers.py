@@ -49,6 +49,8 @@ def again(layer):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_means_and_lengths_are_computed_in_float32_at_least(dtype):
+    if dtype == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("JAX has float32 unless it is told otherwise before it starts")
     wide = "float64" if dtype == "float64" else "float32"
     assert dtype_of(at_least_float32(ops.ones(2, dtype))) == wide
     # A thousand times 100 is more than float16 can hold, and so is the square of 300.
