@@ -69,21 +69,24 @@ def main():
             model = make(loss)
         spoilt = "spoil" in task and task["spoil"] == task["process"]
         targets = np.roll(TARGETS, int(spoilt))  # not everybody's
-        batches = training.GlobalBatches(INPUTS, targets, NUM_ITEMS, BATCH, task.get("seed", 3))
-        batches.epoch = task.get("epoch", 0)
-        batches.on_epoch_end()
-        callbacks = [training.Checkpoint(task["save"])] if task.get("save") else []
-        if task.get("die_after") is not None and task["process"] == task["dies"]:
+        process = task.get("process", 0)
+        batch_size = task.get("batch_sizes", [task.get("batch_size", BATCH)] * 2)[process]
+        seed = task.get("seeds", [3, 3])[process]
+        batches = training.GlobalBatches(INPUTS, targets, NUM_ITEMS, batch_size, seed)
+        for _ in range(task.get("epochs_before", 0)):
+            batches.on_epoch_end()
+        callbacks = []
+        if task.get("dies") == task.get("process", 0):
 
             def die(epoch, logs=None):
-                if epoch == task["die_after"]:
+                if epoch == 2:
                     os.kill(os.getpid(), 9)
 
             callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=die))
-        log = model.fit(batches, epochs=task.get("epochs", 3), callbacks=callbacks, verbose=0,
-                        shuffle=False)  # fmt: skip
+        log = training.fit(model, batches, task.get("save", ""), epochs=task.get("epochs", 3),
+                           callbacks=callbacks, verbose=0)  # fmt: skip
         found[f"{loss}/loss"] = log.history["loss"]
-        if task.get("tables"):
+        if task.get("shards"):
             tables = [w for w in model.weights if w.path.endswith("embeddings")]
             found[f"{loss}/shards"] = [
                 [*w.shape, *w.value.addressable_shards[0].data.shape] for w in tables

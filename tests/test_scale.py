@@ -6,12 +6,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recsys_helpers.datasets import Dataset
 from recsys_helpers.index import ExactIndex
 from recsys_helpers.scale.parts import Search, lists, matrix, over_parts
+from recsys_helpers.splits import leave_last_out
 
 # Parts
 
@@ -205,3 +208,46 @@ def test_a_new_build_replaces_the_old_one_at_once_and_is_found_again(milvus):
     engine.close()
     assert len(milvus()) == 4  # opened again
     assert Path("vectors.db").exists() is False  # nothing beside the address asked for
+
+
+# The split, by an engine
+
+
+def ordered(frame):
+    return frame[["user_id", "item_id", "timestamp"]].astype("int64").to_numpy().tolist()
+
+
+def test_the_engine_splits_as_the_package_does(tmp_path):
+    pytest.importorskip("duckdb", reason="duckdb isn't installed")
+    from recsys_helpers.scale.splitting import leave_last_out as by_engine
+
+    rng = np.random.default_rng(2)
+    events = pd.DataFrame(
+        {
+            "user_id": rng.integers(0, 60, 900) * 7 - 100,  # gaps, and negative ones
+            "item_id": (rng.zipf(1.4, 900) % 50).astype("int64"),  # some of them rare; repeats
+            "timestamp": rng.integers(0, 40, 900) * 1_000_000,  # many at the same time
+        }
+    )
+    (tmp_path / "log").mkdir()
+    events.iloc[:400].to_parquet(tmp_path / "log" / "a.parquet")
+    events.iloc[400:].to_parquet(tmp_path / "log" / "b.parquet")
+    dataset = Dataset.from_tables(events, time_unit="s", verbose=False)
+    expected = leave_last_out(dataset, 5, verbose=False)
+    counts = by_engine(tmp_path / "log", tmp_path / "split", memory="200MB")
+    for name in ("train", "validation", "test"):
+        found = pd.read_parquet(tmp_path / "split" / f"{name}.parquet")
+        assert ordered(found) == ordered(getattr(expected, name)), name
+        assert counts[name] == len(found)
+    items = pd.read_parquet(tmp_path / "split" / "items.parquet").set_index("item_id")
+    assert items["original_id"].equals(expected.dataset.items["original_id"].astype("int64"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "split"]
+    with pytest.raises(FileExistsError, match="is there already"):
+        by_engine(tmp_path / "log", tmp_path / "split")
+    with pytest.raises(ValueError, match="no event is left of users with three and items with 999"):
+        by_engine(tmp_path / "log", tmp_path / "other", 999)
+    events["timestamp"] = events["timestamp"].where(events.index > 0)
+    events.to_parquet(tmp_path / "log" / "a.parquet")
+    with pytest.raises(ValueError, match="1 events have no user_id, item_id or timestamp"):
+        by_engine(tmp_path / "log", tmp_path / "other")
+    assert not (tmp_path / "other").exists() and len(list(tmp_path.iterdir())) == 2

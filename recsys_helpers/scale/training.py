@@ -162,6 +162,35 @@ def agree(**values: int) -> None:
             )
 
 
+def fit(model, batches: GlobalBatches, checkpoint: str | os.PathLike = "", **kwargs):
+    """`model.fit` on batches that the processes share.
+
+    Args:
+        model: built and compiled, the same in all processes.
+        batches: their common batches.
+        checkpoint: a `.keras` file to write after every epoch, see `save`; "" writes none.
+        **kwargs: of `keras.Model.fit`.
+
+    Raises:
+        RuntimeError: when another process has ended. There is no going on without it: start all of
+            them again, with the model loaded from the checkpoint.
+    """
+    callbacks = [*kwargs.pop("callbacks", [])]
+    if checkpoint:
+        callbacks.append(keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: save(model, checkpoint)))  # fmt: skip
+    try:
+        return model.fit(batches, shuffle=False, callbacks=callbacks, **kwargs)
+    except _jax().errors.JaxRuntimeError as error:
+        if _jax().process_count() == 1:
+            raise
+        again = f"load {checkpoint}" if checkpoint else "give `checkpoint` a file next time"
+        raise RuntimeError(
+            "another process ended, or can't be reached, and training needs all of them: start "
+            f"them again, and {again}."
+        ) from error
+
+
 def save(model, path: str | os.PathLike) -> None:
     """Write a model whose weights may lie on several devices, from process 0, whole or not at all.
 
@@ -190,18 +219,6 @@ def save(model, path: str | os.PathLike) -> None:
         finally:
             keras.distribution.set_distribution(distribution)
     agree(saved=1)  # nobody goes on, or ends, before the file is there
-
-
-class Checkpoint(keras.callbacks.Callback):
-    """Save after every epoch, see `save`: what a run that a dead worker ended goes on from."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.path = path
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Write the model in place of the one before."""
-        save(self.model, self.path)
 
 
 def _shares_of_a_batch() -> tuple[int, tuple[int, int]]:
