@@ -10,6 +10,7 @@ import sys
 task = json.loads(sys.argv[1])
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ["JAX_PLATFORMS"] = "cpu"
+sys.modules["tensorflow"] = None  # which Keras would load, for seconds, to seed it
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={task.get('devices', 1)}"
 
 import keras  # noqa: E402
@@ -53,6 +54,17 @@ def make(loss):
     return model
 
 
+def batches(spoilt=""):
+    """Everybody's, unless one of the arguments is this process's own."""
+    return training.GlobalBatches(
+        INPUTS,
+        np.roll(TARGETS, int(spoilt == "arrays")),
+        NUM_ITEMS,
+        BATCH // (1 + (spoilt == "batch_size")),
+        3 + (spoilt == "seed"),
+    )
+
+
 def main():
     if task.get("processes", 1) > 1:
         training.start(task["address"], task["processes"], task["process"])
@@ -61,20 +73,20 @@ def main():
         layouts = {"data": training.data_parallel, "rows": training.tables_sharded,
                    "both": lambda: training.tables_sharded(data=2)}  # fmt: skip
         layouts[layout]()
+    for what in task.get("spoilt", []):
+        try:
+            batches(what if task["process"] else "")
+        except ValueError as error:
+            print(error, file=sys.stderr)
     found = {}
     for loss in task["losses"]:
         if task.get("load"):
             model = keras.models.load_model(task["load"])
         else:
-            model = make(loss)
-        spoilt = "spoil" in task and task["spoil"] == task["process"]
-        targets = np.roll(TARGETS, int(spoilt))  # not everybody's
-        process = task.get("process", 0)
-        batch_size = task.get("batch_sizes", [task.get("batch_size", BATCH)] * 2)[process]
-        seed = task.get("seeds", [3, 3])[process]
-        batches = training.GlobalBatches(INPUTS, targets, NUM_ITEMS, batch_size, seed)
+            model = make(loss.removesuffix(" of half"))
+        data = batches("batch_size" if loss.endswith(" of half") else "")
         for _ in range(task.get("epochs_before", 0)):
-            batches.on_epoch_end()
+            data.on_epoch_end()
         callbacks = []
         if task.get("dies") == task.get("process", 0):
 
@@ -83,7 +95,7 @@ def main():
                     os.kill(os.getpid(), 9)
 
             callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=die))
-        log = training.fit(model, batches, task.get("save", ""), epochs=task.get("epochs", 3),
+        log = training.fit(model, data, task.get("save", ""), epochs=task.get("epochs", 4),
                            callbacks=callbacks, verbose=0)  # fmt: skip
         found[f"{loss}/loss"] = log.history["loss"]
         if task.get("shards"):
@@ -91,9 +103,8 @@ def main():
             found[f"{loss}/shards"] = [
                 [*w.shape, *w.value.addressable_shards[0].data.shape] for w in tables
             ]
-        if task.get("vectors", True):
-            found[f"{loss}/items"] = model.item_vectors()
-            found[f"{loss}/users"] = model.user_vectors(INPUTS)
+        found[f"{loss}/items"] = model.item_vectors()
+        found[f"{loss}/users"] = model.user_vectors(INPUTS)
     if task.get("process", 0) == 0:
         np.savez(task["out"], **found)
 

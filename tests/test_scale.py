@@ -13,7 +13,15 @@ import pytest
 
 from recsys_helpers.datasets import Dataset
 from recsys_helpers.index import ExactIndex
-from recsys_helpers.scale.parts import Search, lists, matrix, over_parts
+from recsys_helpers.scale.parts import (
+    EncodeItems,
+    EncodeUsers,
+    Search,
+    _model,
+    lists,
+    matrix,
+    over_parts,
+)
 from recsys_helpers.splits import leave_last_out
 
 # Parts
@@ -82,6 +90,9 @@ def test_lists_of_a_column_become_a_matrix_and_back():
     part = pa.chunked_array([lists(numbers), lists(numbers[:1] + 9)]).slice(1)
     assert matrix(part).tolist() == [[2, 3], [4, 5], [9, 10]]
     assert matrix(pa.chunked_array([pa.array([[1, 2], [3, 4]])])).tolist() == [[1, 2], [3, 4]]
+    tokens = np.arange(24, dtype=np.int8).reshape(2, 4, 3)  # several numbers at each moment
+    assert np.array_equal(matrix(lists(tokens)), tokens)
+    assert matrix(lists(np.arange(3))).tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="equally long in every row, received lengths from 1 to 2"):
         matrix(pa.chunked_array([pa.array([[1, 2], [3]])]))
 
@@ -103,6 +114,40 @@ def test_searching_in_parts_is_searching_at_once(tmp_path):
     ids, scores = index.query(users, 3, exclude)
     assert np.array_equal(matrix(found["item_ids"]), ids)
     assert np.array_equal(matrix(found["scores"]), scores)
+
+
+@pytest.mark.parametrize("kind", ["dssm", "youtubednn"])  # with the user's id, and without
+def test_encoding_in_parts_is_the_models_own(kind, tmp_path):
+    from test_two_tower import NUM_ITEMS, first_rows, make, ring
+
+    model, inputs = make(kind), first_rows(ring(positions=1)[0], 9)
+    users = model.user_vectors(inputs)
+    model.save(tmp_path / "model.keras")
+    for name in ("users", "items"):
+        (tmp_path / name).mkdir()
+    ids = np.arange(1, NUM_ITEMS + 1)
+    for part in range(3):
+        some = {name: lists(array[part::3]) for name, array in inputs.items()}
+        some = {"user_id": np.arange(9)[part::3], "country": ["x"] * 3} | some
+        pq.write_table(pa.table(some), tmp_path / "users" / f"{part}.parquet")
+        pq.write_table(pa.table({"item_id": ids[part::3]}), tmp_path / "items" / f"{part}.parquet")
+    work = {"users": EncodeUsers(str(tmp_path / "model.keras"), 2),
+            "items": EncodeItems(str(tmp_path / "model.keras"), 5)}  # fmt: skip
+    before = _model.cache_info()
+    for name, encode in work.items():
+        over_parts(encode, tmp_path / name, tmp_path / f"{name} encoded")
+    for part in range(3):
+        for name, own in (("users", users), ("items", model.item_vectors())):
+            found = pq.read_table(tmp_path / f"{name} encoded" / f"{part}.parquet")
+            np.testing.assert_allclose(matrix(found["vector"]), own[part::3], atol=1e-6)
+    assert found["item_id"].to_pylist() == ids[2::3].tolist()
+    np.testing.assert_allclose(model.item_vectors([3, 1]), model.item_vectors()[[2, 0]], atol=1e-6)
+    assert _model.cache_info().misses - before.misses == 1  # once, for all six parts
+    bad = pa.table({"item_id": [1, NUM_ITEMS + 1]})
+    with pytest.raises(ValueError, match=f"from 1 to {NUM_ITEMS}, received 1 to {NUM_ITEMS + 1}"):
+        work["items"](bad)
+    with pytest.raises(ValueError, match="missing are .*history"):
+        work["users"](pa.table({"user_id": [1]}))
 
 
 @pytest.fixture(scope="module")

@@ -33,13 +33,13 @@ class EncodeUsers:
     batch_size: int = 1024
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Encode one part: `user_id`, and a column for each input of the model's user tower.
+        """Encode one part: `user_id`, and a column for each input that the model was trained with.
 
         An input with several numbers a user, such as the history, is a column of lists that are
-        equally long.
+        equally long (see `lists`). Other columns are ignored.
         """
         model = _model(self.model, os.stat(self.model).st_mtime_ns)
-        names = [name for name in table.column_names if name != "user_id"]
+        names = [name for name in table.column_names if name in model.input_shapes]
         inputs = {name: matrix(table[name]) for name in names}
         vectors = model.user_vectors(inputs, self.batch_size)
         return pa.table({"user_id": table["user_id"], "vector": lists(vectors)})
@@ -154,16 +154,16 @@ def one_part(work, source: str, destination: str) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of numbers as [n], one of lists that are equally long as [n, width].
+def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """A column of numbers as [n], one of lists that are equally long as [n, width], and so on.
 
     Raises:
         ValueError: if the lists aren't equally long, or values are missing.
     """
-    array = column.combine_chunks()
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if not pa.types.is_list(array.type) and not pa.types.is_fixed_size_list(array.type):
         return array.to_numpy(zero_copy_only=False)
-    values = array.flatten().to_numpy(zero_copy_only=False)
+    values = matrix(array.flatten())
     width = len(values) // max(1, len(array))
     lengths = array.value_lengths().to_numpy(zero_copy_only=False) if len(array) else []
     if array.null_count or not np.all(np.equal(lengths, width)):
@@ -171,12 +171,16 @@ def matrix(column: pa.ChunkedArray) -> np.ndarray:
             f"expected lists that are equally long in every row, received lengths from "
             f"{np.nanmin(lengths)} to {np.nanmax(lengths)} and {array.null_count} missing."
         )
-    return values.reshape(len(array), width)
+    return values.reshape(len(array), width, *values.shape[1:])
 
 
 def lists(rows: np.ndarray) -> pa.Array:
-    """A matrix [n, width] as a column of lists."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
+    """An array [n, width, ...] as a column of lists, of lists of lists, and so on."""
+    if rows.ndim == 1:
+        return pa.array(rows)
+    return pa.FixedSizeListArray.from_arrays(
+        lists(rows.reshape(-1, *rows.shape[2:])), rows.shape[1]
+    )
 
 
 @cache
@@ -185,7 +189,7 @@ def _model(path: str, changed: int):
 
     import recsys_helpers.two_tower  # noqa: F401  Keras is told of the towers
 
-    return keras.models.load_model(path)
+    return keras.models.load_model(path, compile=False)  # the optimizer is twice as large
 
 
 @cache
