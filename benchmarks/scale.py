@@ -127,6 +127,18 @@ def in_two(layout: str, num_items: int, first: int, last: int):
     ))[0]  # fmt: skip
 
 
+def by_formula(layout: str, weights: float) -> float:
+    """Bytes of a step of two processes, each of which sends what it sums with the other's once.
+
+    Data parallel they sum the gradients of all weights, and the vectors of targets and negatives;
+    with tables shared out by rows, the rows that were read.
+    """
+    of_items = ROWS * POSITIONS + NEGATIVES
+    history = ROWS * (LENGTH + POSITIONS - 1)
+    numbers = of_items * DIM + weights / 4 if layout == "data" else (of_items + history) * DIM
+    return 2 * 4 * numbers
+
+
 def bytes_of_a_step() -> list[dict]:
     rows = []
     for num_items, first, last in ((10_000, 10, 60), (100_000, 5, 25), (MILLION, 2, 6)):
@@ -134,17 +146,17 @@ def bytes_of_a_step() -> list[dict]:
             step, seconds, weights = in_two(layout, num_items, first, last)
             rows.append({"items": num_items, "layout": layout, "known": "measured",
                          "weights_mb": weights / 1e6, "mb_a_step": step / 1e6,
+                         "by_formula_mb": by_formula(layout, weights) / 1e6,
                          "seconds_a_step": seconds})  # fmt: skip
             print(rows[-1], flush=True)
-    table = pd.DataFrame(rows)
     for num_items in (10 * MILLION, 100 * MILLION):
-        for layout, some in table.groupby("layout"):
+        for layout in ("data", "rows"):
             # Two tables, and a network that doesn't grow.
-            grown = some.iloc[-1]["weights_mb"] + 8e-6 * DIM * (num_items - MILLION)
-            line = np.polyfit(some["weights_mb"], some["mb_a_step"], 1)
-            step = np.polyval(line, grown) if layout == "data" else some["mb_a_step"].iloc[-1]
+            grown = weights + 2 * 4 * DIM * (num_items - MILLION)
+            expected = by_formula(layout, grown) / 1e6
             rows.append({"items": num_items, "layout": layout, "known": "reasoned",
-                         "weights_mb": grown, "mb_a_step": float(step)})  # fmt: skip
+                         "weights_mb": grown / 1e6, "mb_a_step": expected,
+                         "by_formula_mb": expected})  # fmt: skip
     return rows
 
 
