@@ -375,11 +375,11 @@ def split_by_package(folder: str, to: str):
 
     start = time.perf_counter()
     split = leave_last_out(load_dataset(folder, verbose=False), verbose=False)
-    seconds, peak = time.perf_counter() - start, peak_memory_so_far()
+    seconds, cpu, peak = time.perf_counter() - start, time.process_time(), peak_memory_so_far()
     Path(to).mkdir()
     for name in ("train", "validation", "test"):
         getattr(split, name).to_parquet(f"{to}/{name}.parquet")
-    return seconds, peak
+    return seconds, cpu, peak
 
 
 def split_by_duckdb(folder: str, to: str, memory: str):
@@ -387,7 +387,7 @@ def split_by_duckdb(folder: str, to: str, memory: str):
 
     start = time.perf_counter()
     leave_last_out(folder, to, memory=memory)
-    return time.perf_counter() - start, peak_memory_so_far()
+    return time.perf_counter() - start, time.process_time(), peak_memory_so_far()
 
 
 def same_rows(a: str, b: str) -> bool:
@@ -416,9 +416,9 @@ def split() -> list[dict]:
             ("DuckDB, 1 GB allowed", split_by_duckdb, ("1GB",)),
         ):
             to = f"{temporary}/{how}"
-            seconds, peak = in_fresh_process(function, str(log), to, *task)
+            seconds, cpu, peak = in_fresh_process(function, str(log), to, *task)
             same = in_fresh_process(same_rows, f"{temporary}/the package", to)
-            rows.append({"events": events, "how": how, "seconds": seconds,
+            rows.append({"events": events, "how": how, "seconds": seconds, "cpu_seconds": cpu,
                          "peak_memory_gib": peak, "same_rows": same})  # fmt: skip
             print(rows[-1], flush=True)
     return rows
