@@ -78,6 +78,17 @@ def test_a_part_that_fails_leaves_nothing_behind(source, tmp_path):
     assert rows(tmp_path / "out") == list(range(0, 120, 2))
 
 
+def test_a_part_half_written_is_none(source, tmp_path, monkeypatch):
+    def no_space(table, path):
+        Path(path).write_bytes(b"PAR1")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(pq, "write_table", no_space)
+    with pytest.raises(OSError, match="no space left"):
+        over_parts(Double(), source, tmp_path / "out")
+    assert not [*(tmp_path / "out").iterdir()]
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected \*.parquet files in .*, found none"):
         over_parts(Double(), tmp_path, tmp_path / "out")
@@ -233,7 +244,7 @@ def test_the_engine_answers_as_exact_search(milvus, metric):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_new_build_replaces_the_old_one_at_once_and_is_found_again(milvus):
+def test_a_new_build_replaces_the_old_one_at_once_and_is_found_again(milvus, monkeypatch):
     first, second = np.eye(4), -np.eye(4)
     engine = milvus()
     with pytest.raises(ValueError, match="there is no collection 'items': build the index first"):
@@ -249,6 +260,10 @@ def test_a_new_build_replaces_the_old_one_at_once_and_is_found_again(milvus):
         engine.query(-first[1], 3, where='genre == "a"')
     with pytest.raises(ValueError, match="NaN"):  # a build that fails leaves the old one
         engine.build(np.full((2, 4), np.nan), np.arange(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.client, "insert", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.build(first, np.arange(4))
     assert len(engine) == 4 and len(engine.client.list_collections()) == 1
     engine.close()
     assert len(milvus()) == 4  # opened again
