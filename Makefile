@@ -72,8 +72,8 @@ test-backends: $(INSTALLED) ## the tests of layers and models on JAX and PyTorch
 	$(VENV)-backends/bin/python -m pytest tests/test_backends.py
 
 SCALE := $(VENV)-scale
-scale: $(INSTALLED) data ## training, encoding and vectors beyond one process; three minutes
-	$(BIN)/python -m venv $(SCALE)
+scale: ## training, encoding and vectors beyond one process; three minutes
+	@python="$$($(FIND_PYTHON))"; "$${python:?Python 3.11, 3.12 or 3.13 is needed}" -m venv $(SCALE)
 	$(SCALE)/bin/python -m pip install --quiet -r requirements.txt -r requirements-scale.txt
 	$(SCALE)/bin/python -m pytest tests/test_scale.py tests/test_scale_training.py
 
