@@ -133,7 +133,8 @@ def show_table(
         marks.iloc[row] = [f"{old} rule".strip() for old in marks.iloc[row]]
     table.columns = marks.columns = [chosen.get(key, "\u200b" * number) for number, key in
                                      enumerate(order)]  # fmt: skip
-    style = table.style.hide(axis="index").set_caption(caption).set_td_classes(marks)
+    style = table.style.hide(axis="index").set_caption(caption.replace("`", ""))
+    style = style.set_td_classes(marks)
     style.set_uuid(sha1((caption + table.to_csv()).encode()).hexdigest()[:8])
     style.cell_ids = False
     return style.set_table_attributes('class="book-table"').set_table_styles(
