@@ -67,7 +67,7 @@ def test_a_value_and_its_interval_stand_apart_no_finer_than_the_interval():
 def test_intervals_that_a_figure_shows_still_decide_digits_and_what_is_bold():
     frame = pd.DataFrame({"x": [(0.51234, 0.4, 0.6), (0.41, 0.3, 0.5), (0.39, 0.3, 0.5)]})
     rows, html = rows_of(show_table(frame.rename_axis("m"), best=("x",), spread=False))
-    assert rows[1:] == [["0", "0.512"], ["1", "0.410"], ["2", "0.390"]]
+    assert rows[1:] == [["0", "0.51"], ["1", "0.41"], ["2", "0.39"]]
     assert html.count("best") - html.count("td.best") == 2
 
 
@@ -102,7 +102,9 @@ def test_a_strip_plot_has_the_first_row_at_the_top_and_new_ones_filled():
         hollow, full = ax.lines[1::2]
         assert hollow.get_markerfacecolor() == "none"
         assert full.get_markerfacecolor() == plots.COLOURS["fm"]
-        assert [label.get_text() for label in ax.get_yticklabels()] == ["EASE", "FM"]
+    labels = figure.axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == ["EASE", "FM"]
+    assert [label.get_fontweight() for label in labels] == ["normal", "bold"]
     with pytest.raises(ValueError, match="needs the same rows and a key for each"):
         plots.strip_plot({"HR": frame, "NDCG": frame.iloc[:1]}, ["ease", "fm"])
 
