@@ -6,6 +6,7 @@ found; a browser is never downloaded.
 
 import functools
 import http.server
+import json
 import os
 import shutil
 import threading
@@ -220,3 +221,109 @@ def test_badges_lead_to_the_notebooks(opened):
         link = opened(chapter).page.locator("article a:has(img[alt='Open in Colab'])")
         assert link.count() == 1
         assert link.get_attribute("href").endswith(f"/blob/main/{chapter}.ipynb")
+
+
+# What can be touched: opened from the folder, as somebody does who was sent it, and used.
+
+FM = "notebooks/03_factorization_machines"
+
+
+@pytest.fixture
+def touch(browser):
+    """Open a page of the folder, and one live picture on it: its element and its data."""
+    contexts, errors = [], []
+
+    def open_page(document, name, **options):
+        contexts.append(
+            browser.new_context(**{"viewport": {"width": 1400, "height": 900}} | options)
+        )
+        page = contexts[-1].new_page()
+        page.on("console", lambda m: m.type == "error" and errors.append(m.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto((HTML / f"{document}.html").as_uri(), wait_until="load")
+        place = page.locator(f'.live[data-live="{name}"]')
+        place.scroll_into_view_if_needed()
+        return place, json.loads(place.locator("script.live-data").text_content())
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+LIVE = [(FM, "tryit"), ("book/intro", "tryit")]
+
+
+@pytest.mark.parametrize(("document", "name"), LIVE)
+def test_a_picture_is_still_without_scripts_and_fits_a_phone(touch, document, name):
+    place, _ = touch(document, name, java_script_enabled=False)
+    assert place.locator(".live-still svg").is_visible()
+    phone = {"width": 380, "height": 800}
+    place, _ = touch(document, name, viewport=phone, has_touch=True, color_scheme="dark")
+    assert not place.locator(".live-still").is_visible()
+    assert place.locator(".live-stage").evaluate("e => e.scrollWidth <= e.clientWidth")
+    assert place.evaluate("() => document.documentElement.scrollWidth") <= 380
+
+
+def ten_best(place):
+    """Rows and scores of the movies that the picture recommends."""
+    return place.locator(".tryit-best > li").evaluate_all(
+        "rows => rows.map(r => [Number(r.dataset.item), Number(r.dataset.score)])"
+    )
+
+
+@pytest.mark.parametrize("document", [FM, "book/intro"])
+def test_the_recommender_in_the_browser_has_the_scores_of_the_package(touch, document):
+    place, data = touch(document, "tryit")
+    size = place.locator("script.live-data, .live-still").evaluate_all(
+        "parts => parts.map(p => new Blob([p.outerHTML]).size).reduce((a, b) => a + b)"
+    )
+    scripts = [HTML / "_static" / name for name in ("live.js", "live-tryit.js")]
+    assert size + sum(path.stat().st_size for path in scripts) <= 300_000
+    assert data["examples"]
+    search, keyboard = place.get_by_role("combobox", name="You watched"), place.page.keyboard
+    for example in data["examples"]:
+        place.get_by_role("button", name="nothing").click()
+        assert place.locator(".tryit-watched button").count() == 0
+        for item in example["history"]:
+            title = data["titles"][item]
+            search.press_sequentially(title)
+            options = place.get_by_role("option").all_inner_texts()
+            for _ in range(options.index(title)):
+                keyboard.press("ArrowDown")
+            keyboard.press("Enter")
+            assert search.evaluate("e => e === document.activeElement && !e.value")
+        for select, code in zip(place.locator("select").all(), example["codes"], strict=True):
+            select.select_option(str(code))
+        shown = ten_best(place)
+        assert [item for item, _ in shown] == example["best"]
+        assert [score for _, score in shown] == pytest.approx(example["scores"], abs=1e-3)
+        # What a score is said to be the sum of is that.
+        row = place.locator(".tryit-best > li").nth(3)
+        row.locator(".tryit-score").click()
+        parts = row.locator("td").all_inner_texts()
+        parts = [float(text.replace("\N{MINUS SIGN}", "-")) for text in parts]
+        told = any(example["codes"])
+        assert len(parts) == len(example["history"]) + told + 2  # the own score, and the sum
+        assert sum(parts[:-1]) == pytest.approx(parts[-1], abs=5e-3)
+        assert parts[-1] == pytest.approx(example["scores"][3], abs=1e-3)
+
+
+def test_a_recommended_movie_is_watched_and_taken_away_again(touch):
+    place, data = touch(FM, "tryit", has_touch=True)
+    before = ten_best(place)
+    place.locator(".tryit-title").nth(2).tap()
+    after, taken = ten_best(place), before[2][0]
+    assert taken not in [item for item, _ in after] and after != before
+    assert place.locator(".tryit-watched li span").first.inner_text() == data["titles"][taken]
+    assert data["titles"][after[0][0]] in place.get_by_role("status").inner_text()
+    # By keyboard: focus stays where one can go on.
+    assert place.locator(".tryit-title").nth(2).evaluate("e => e === document.activeElement")
+    remove = place.get_by_role("button", name=f"Remove {data['titles'][taken]}")
+    remove.focus()
+    assert place.locator(".tryit-part.lit").count() == 10
+    place.page.keyboard.press("Enter")
+    assert ten_best(place) == before
+    assert place.locator(".tryit-watched button").first.evaluate(
+        "e => e === document.activeElement"
+    )
