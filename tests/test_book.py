@@ -339,7 +339,7 @@ def touch(browser):
     assert errors == []
 
 
-LIVE = [(FM, "tryit"), ("book/intro", "tryit")]
+LIVE = [(FM, "tryit"), ("book/intro", "tryit"), (FM, "fold")]
 
 
 @pytest.mark.parametrize(("document", "name"), LIVE)
@@ -415,3 +415,40 @@ def test_a_recommended_movie_is_watched_and_taken_away_again(touch):
     assert place.locator(".tryit-watched button").first.evaluate(
         "e => e === document.activeElement"
     )
+
+
+def test_the_fold_ends_in_two_vectors_with_the_score_of_the_machine(touch):
+    place, data = touch(FM, "fold")
+    slider, total = place.get_by_role("slider", name="Fold"), place.locator(".fold-total")
+    parts = [
+        float(place.locator(f".fold-term.{name} .fold-number").inner_text().replace("\u2212", "-"))
+        for name in ("user", "item", "both")
+    ]
+    assert parts[1] + parts[2] == pytest.approx(data["score"], abs=0.011)  # as they are rounded
+    user, rectangle = place.locator("g.fold-region.user"), place.locator("g.fold-region.both")
+    bars = place.get_by_role("img", name="vector")
+    assert "for every movie alike" in total.inner_text()
+    assert user.is_visible() and not bars.first.is_visible()
+    slider.focus()
+    place.page.keyboard.press("End")
+    assert total.inner_text().endswith("one dot product of two vectors")
+    dot = float(total.get_attribute("data-score"))
+    assert dot == pytest.approx(data["score"], abs=1e-3)
+    assert f"= {dot:.2f}".replace("-", "\u2212") in total.inner_text()
+    assert bars.count() == 2 and bars.first.is_visible() and bars.last.is_visible()
+    assert not user.is_visible() and not rectangle.is_visible()
+    # Dragged to the middle: the user's pairs are gone, the rectangle isn't.
+    box = slider.bounding_box()
+    mouse = place.page.mouse
+    mouse.move(box["x"] + box["width"] - 8, box["y"] + box["height"] / 2)
+    mouse.down()
+    mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=5)
+    mouse.up()
+    assert 40 <= int(slider.input_value()) <= 60
+    assert total.inner_text().startswith("score =") and rectangle.is_visible()
+    # A region lights its term, and a term its region.
+    rectangle.locator("rect").nth(4).hover()
+    assert place.locator(".fold-term.lit").get_attribute("data-part") == "both"
+    place.locator(".fold-term.item").focus()
+    assert place.locator(".fold-region.lit").get_attribute("data-part") == "item"
+    assert "dim" in rectangle.get_attribute("class")

@@ -36,7 +36,7 @@ Plain scripts, no modules: pages are also opened from file://, where a browser l
       else if (value !== false && value != null)
         element.setAttribute(name, value === true ? "" : value);
     }
-    element.append(...children.flat().filter((child) => child != null));
+    element.append(...children.flat(Infinity).filter((child) => child != null));
     return element;
   }
 
