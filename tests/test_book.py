@@ -8,7 +8,9 @@ import contextlib
 import functools
 import http.server
 import json
+import math
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -339,7 +341,15 @@ def touch(browser):
     assert errors == []
 
 
-LIVE = [(FM, "tryit"), ("book/intro", "tryit"), (FM, "fold")]
+DSSM, HONEST = "notebooks/04_dssm", "notebooks/10_honest_evaluation"
+LIVE = [
+    (FM, "tryit"),
+    ("book/intro", "tryit"),
+    (FM, "fold"),
+    (DSSM, "fates"),
+    (DSSM, "softmax"),
+    (HONEST, "sampled"),
+]
 
 
 @pytest.mark.parametrize(("document", "name"), LIVE)
@@ -452,3 +462,64 @@ def test_the_fold_ends_in_two_vectors_with_the_score_of_the_machine(touch):
     place.locator(".fold-term.item").focus()
     assert place.locator(".fold-region.lit").get_attribute("data-part") == "item"
     assert "dim" in rectangle.get_attribute("class")
+
+
+def test_with_few_negatives_models_change_places(touch):
+    place, data = touch(HONEST, "sampled")
+    slider, models = place.get_by_role("slider", name="Negatives"), data["models"]
+    slider.focus()
+    for key, column in (("Home", 0), ("ArrowRight", 1), ("End", -1)):
+        place.page.keyboard.press(key)
+        hits = [model["hits"][column] for model in models]
+        order = sorted(range(len(models)), key=lambda i: -hits[i])
+        names = place.locator(".sampled-name").all_inner_texts()
+        assert names == [models[i]["name"] for i in order]
+        boxes = [row.bounding_box()["y"] for row in place.locator(".sampled-models li").all()]
+        assert boxes == sorted(boxes)
+        truth = [model["full"] for model in models]
+        swapped = sum(
+            (hits[a] - hits[b]) * (truth[a] - truth[b]) < 0
+            for a in range(len(models))
+            for b in range(a)
+        )
+        assert int(place.locator(".sampled-facts").get_attribute("data-swapped")) == swapped
+    assert hits == pytest.approx(truth, abs=1e-5)  # all negatives are the full ranking
+    assert "full ranking" in place.locator(".sampled-facts").inner_text()
+
+
+def test_popularity_rises_with_the_share_of_the_correction(touch):
+    place, data = touch(DSSM, "fates")
+    slider = place.get_by_role("slider")
+    slopes, medians = [], []
+    place.get_by_label("of", exact=True).select_option("1")
+    user = data["users"][1]
+    slider.focus()
+    place.page.keyboard.press("Home")
+    for share, best in zip(data["shares"], user["best"], strict=True):
+        assert slider.get_attribute("aria-valuetext") == f"\u03b2 = {share:g}"
+        rows = place.locator(".fates-best li")
+        assert [int(i) for i in rows.evaluate_all("r => r.map(e => e.dataset.item)")] == best
+        assert user["titles"][str(best[0])] in rows.first.inner_text()
+        assert place.locator("circle.best").count() == len(best)
+        facts = place.locator(".fates-facts").inner_text().replace("\u2212", "-")
+        slopes.append(float(re.search(r"line: (-?[\d.]+)\.", facts)[1]))
+        medians.append(int(re.search(r"least (\d+) times", facts)[1]))
+        place.page.keyboard.press("ArrowRight")
+    assert slopes == sorted(slopes) and medians[0] < medians[-1]
+
+
+def test_a_small_temperature_lets_the_softmax_be_sharp(touch):
+    place, data = touch(DSSM, "softmax")
+    slider, facts = place.get_by_role("slider"), place.locator(".softmax-facts")
+    box, mouse = slider.bounding_box(), place.page.mouse
+    found = []
+    for at in (0.1, 0.5, 0.95):
+        mouse.click(box["x"] + at * box["width"], box["y"] + box["height"] / 2)
+        tau = 10 ** float(slider.input_value())
+        others = sum(math.exp((c - data["target"]) / tau) for c in data["cosines"])
+        found.append(float(facts.get_attribute("data-target")))
+        assert found[-1] == pytest.approx(1 / (1 + others), rel=1e-6)
+        height = place.locator(".softmax-bar.target").bounding_box()["height"]
+        highest = place.locator("svg").bounding_box()["height"]
+        assert height == pytest.approx(found[-1] * highest * 174 / 220, abs=1.5)
+    assert found[0] > 0.9 > found[1] > found[2]
