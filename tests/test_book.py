@@ -341,13 +341,15 @@ def touch(browser):
     assert errors == []
 
 
-DSSM, HONEST = "notebooks/04_dssm", "notebooks/10_honest_evaluation"
+DSSM, ANNOY = "notebooks/04_dssm", "notebooks/07_annoy"
+HONEST = "notebooks/10_honest_evaluation"
 LIVE = [
     (FM, "tryit"),
     ("book/intro", "tryit"),
     (FM, "fold"),
     (DSSM, "fates"),
     (DSSM, "softmax"),
+    (ANNOY, "map"),
     (HONEST, "sampled"),
 ]
 
@@ -523,3 +525,32 @@ def test_a_small_temperature_lets_the_softmax_be_sharp(touch):
         highest = place.locator("svg").bounding_box()["height"]
         assert height == pytest.approx(found[-1] * highest * 174 / 220, abs=1.5)
     assert found[0] > 0.9 > found[1] > found[2]
+
+
+def test_the_map_opens_leaves_in_the_order_of_the_queue(touch):
+    place, data = touch(ANNOY, "map")
+    watched, opened = (
+        place.get_by_role("slider", name=name) for name in ("Movies watched", "Leaves opened")
+    )
+    facts, keyboard = place.locator(".map-facts"), place.page.keyboard
+    arrows = []
+    for key, count, leaves, nearest in zip(
+        ("Home", "End"), (0, len(data["history"])), *data["expected"].values(), strict=True
+    ):
+        watched.focus()
+        keyboard.press(key)
+        opened.focus()
+        keyboard.press("Home")
+        for number in range(1, len(leaves) + 1):
+            assert json.loads(facts.get_attribute("data-leaves")) == leaves[:number]
+            assert place.locator('.map-leaf[style*="fill-opacity"]').count() == number
+            assert place.locator(".map-numbers text").all_text_contents()[-1:] == [str(number)]
+            found = set(nearest) & set(sum(leaves[:number], []))
+            assert f": {len(found)} of the ten" in facts.inner_text()
+            keyboard.press("ArrowRight")
+        rows = place.locator(".map-nearest li")
+        assert rows.evaluate_all("rows => rows.map(r => Number(r.dataset.item))") == nearest
+        assert place.locator(".map-stops circle").count() == count
+        arrows.append([place.locator(".map-arrow").get_attribute(end) for end in ("x2", "y2")])
+    assert arrows[0] != arrows[1]
+    assert data["titles"][str(data["history"][-1])] in facts.inner_text()
