@@ -493,7 +493,7 @@ def test_popularity_rises_with_the_share_of_the_correction(touch):
     place, data = touch(DSSM, "fates")
     slider = place.get_by_role("slider")
     slopes, medians = [], []
-    place.get_by_label("of", exact=True).select_option("1")
+    place.get_by_label("Scores of").select_option("1")
     user = data["users"][1]
     slider.focus()
     place.page.keyboard.press("Home")
@@ -522,7 +522,7 @@ def test_a_small_temperature_lets_the_softmax_be_sharp(touch):
         found.append(float(facts.get_attribute("data-target")))
         assert found[-1] == pytest.approx(1 / (1 + others), rel=1e-6)
         height = place.locator(".softmax-bar.target").bounding_box()["height"]
-        highest = place.locator("svg").bounding_box()["height"]
+        highest = place.locator(".live-stage svg").bounding_box()["height"]
         assert height == pytest.approx(found[-1] * highest * 174 / 220, abs=1.5)
     assert found[0] > 0.9 > found[1] > found[2]
 

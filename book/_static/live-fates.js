@@ -14,7 +14,8 @@ One cloud of movies for each share that was trained, for a few users; nothing is
     });
     const everything = users.flatMap((user) => user.clouds.flat());
     const low = Math.min(...everything), high = Math.max(...everything);
-    const right = Math.max(...users.flatMap((user) => user.x)), left = Math.log(0.5);
+    const xs = users.flatMap((user) => user.x);
+    const right = Math.max(...xs), left = Math.min(...xs) - 0.2;
     const X = (value) => LEFT + ((value - left) / (right - left)) * (WIDE - LEFT - 10);
     const Y = (value) => HIGH - BOTTOM - ((value - low) / (high - low)) * (HIGH - BOTTOM - 12);
 
@@ -22,7 +23,7 @@ One cloud of movies for each share that was trained, for a few users; nothing is
     const axes = s("g", { "aria-hidden": "true" },
       s("line", { x1: LEFT, x2: WIDE, y1: HIGH - BOTTOM, y2: HIGH - BOTTOM, class: "live-axis" }),
       s("line", { x1: LEFT, x2: LEFT, y1: 4, y2: HIGH - BOTTOM, class: "live-axis" }),
-      [1, 10, 100, 1000].filter((times) => Math.log(times) <= right).map((times) => s("text", {
+      [1, 10, 100, 1000].filter((times) => Math.log(times) >= left && Math.log(times) <= right).map((times) => s("text", {
         x: X(Math.log(times)), y: HIGH - BOTTOM + 16, "text-anchor": "middle" }, times)),
       [Math.ceil(low), 0, Math.floor(high)].map((value) => s("text", {
         x: LEFT - 6, y: Y(value) + 4, "text-anchor": "end" }, number(value, 0))),
@@ -51,8 +52,8 @@ One cloud of movies for each share that was trained, for a few users; nothing is
       const mean = (values) => values.reduce((a, b) => a + b, 0) / n;
       const mx = mean(user.x), my = mean(y);
       const slope = mean(user.x.map((x, i) => (x - mx) * (y[i] - my))) / mean(user.x.map((x) => (x - mx) ** 2));
-      const ends = [left, right].map((x) => Y(my + slope * (x - mx)));
-      for (const [name, value] of Object.entries({ x1: X(left), x2: X(right), y1: ends[0], y2: ends[1] })) {
+      const ends = [left + 0.2, right].map((x) => Y(my + slope * (x - mx)));
+      for (const [name, value] of Object.entries({ x1: X(left + 0.2), x2: X(right), y1: ends[0], y2: ends[1] })) {
         line.setAttribute(name, value);
       }
       list.replaceChildren(...best.map((i) => h("li", { "data-item": i },
@@ -71,7 +72,7 @@ One cloud of movies for each share that was trained, for a few users; nothing is
     const select = h("select", { id: "fates-user", onchange: (event) => choose(Number(event.target.value)) },
       users.map((one, k) => h("option", { value: k }, one.name)));
     stage.append(control.row,
-      h("p", {}, h("label", { for: "fates-user" }, "of "), select),
+      h("p", {}, h("label", { for: "fates-user" }, "Scores of "), select),
       h("div", { class: "fates-both" }, drawing,
         h("div", {}, h("p", { class: "fates-head" }, "The ten best, and how often they were watched"), list)),
       facts);
