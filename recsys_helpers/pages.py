@@ -63,7 +63,7 @@ def sentences(**templates: str):
     templates = {name: " ".join(inspect.cleandoc(text).split("\n")) if "\n\n" not in text else
                  inspect.cleandoc(text) for name, text in templates.items()}  # fmt: skip
 
-    def say(name: str, **values) -> Markdown:
+    def say(name: str, /, **values) -> Markdown:
         if name not in templates:
             raise KeyError(f"no sentence {name!r}; there are {', '.join(templates)}")
         return Markdown(templates[name].format(**values))
@@ -78,6 +78,7 @@ def show_table(
     best: tuple[str, ...] = (),
     formats: dict[str, str] | str | None = None,
     rule_before: tuple = (),
+    spread: bool = True,
 ) -> Styler:
     """The book's one style of table.
 
@@ -93,6 +94,8 @@ def show_table(
         formats: of other columns, by name, or one for all numbers, such as "{:.3f}".
         rule_before: row labels above which a line is drawn; by default the first tower after a
             baseline, as `results.MODELS` orders them.
+        spread: whether the intervals are shown; if not, they still say how many digits the values
+            have and which are bold, for tables that stand beside a figure with the intervals.
 
     Returns:
         A Styler to be shown.
@@ -116,8 +119,9 @@ def show_table(
             shown[key] = [
                 f"{p[0]:.{digits}f}" if p else _text(v) for p, v in zip(pairs, values, strict=True)
             ]
-            shown[number, 1] = [_spread(p, digits) if p else "" for p in pairs]
-            classes[number, 1] = ["interval"] * len(values)
+            if spread:
+                shown[number, 1] = [_spread(p, digits) if p else "" for p in pairs]
+                classes[number, 1] = ["interval"] * len(values)
         else:
             one = formats.get(name) if isinstance(formats, dict) else formats
             shown[key] = [_text(value, one) for value in values]
