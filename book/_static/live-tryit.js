@@ -90,12 +90,12 @@ profile. So each part can be shown, and together they are the score, exactly. */
     }
 
     function suggest() {
-      const asked = plain(input.value).split(/\s+/).filter(Boolean);
+      const text = plain(input.value).trim(), asked = text.split(/\s+/).filter(Boolean);
       const fits = (i) => asked.every((word) => words[i].includes(word));
-      const first = (i) => (words[i].startsWith(asked[0]) ? 0 : 1);
+      const order = (i) => (words[i] === text ? 0 : words[i].startsWith(text) ? 1 : 2);
       options = asked.length
         ? [...titles.keys()].filter((i) => fits(i) && !history.includes(i)) // the known ones first
-          .sort((a, b) => first(a) - first(b)).slice(0, 8)
+          .sort((a, b) => order(a) - order(b)).slice(0, 8)
         : [];
       found.replaceChildren(...options.map((item, i) => h("li", {
         role: "option", id: `${id}-option-${i}`, "aria-selected": "false",
