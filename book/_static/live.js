@@ -82,8 +82,6 @@ Plain scripts, no modules: pages are also opened from file://, where a browser l
 
     /** A number for people, with a real minus sign. */
     number: (value, digits) => value.toFixed(digits).replace("-", "\u2212"),
-
-    still: () => window.matchMedia("(prefers-reduced-motion: reduce)").matches,
   };
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", startAll);
   else startAll();
