@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from test_two_tower import NUM_ITEMS, make, ring, towers
+from test_two_tower import NUM_ITEMS, make, ring
 
 from recsys_helpers.sampled_softmax import InBatchSampler
 from recsys_helpers.streaming import MixedSampler, StreamingSampler
