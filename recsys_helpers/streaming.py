@@ -23,9 +23,10 @@ class StreamingSampler(Tower, Sampler):
         B[h(y)] <- (1 - rate) B[h(y)] + rate (t - A[h(y)]),    A[h(y)] <- t,
 
     and an item's expected number among the targets of a batch is 1 / B[h(y)] (Yi et al. 2019,
-    equation 6 and algorithm 2). Two items in one bucket make the mean gap smaller than either's, so of several hash
-    functions the largest gap is taken (algorithm 3). The first gap of a bucket, counted from
-    the beginning of the stream, is taken as it is: on a stream without memory no start is better.
+    equation 6 and algorithm 2). Two items in one bucket make the mean gap smaller than either's, so
+    of several hash functions the largest gap is taken (algorithm 3). The first gap of a bucket,
+    counted from the beginning of the stream, is taken as it is: on a stream without memory no start
+    is better.
 
     A layer without trainable weights: A, B and t are saved and loaded with the model, so that a
     training that is taken up again goes on where the stream was left.
