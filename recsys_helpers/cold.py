@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from recsys_helpers import fetch
 from recsys_helpers.datasets import Dataset
 from recsys_helpers.metrics import evaluate_vectors, ranks_from_vectors
 from recsys_helpers.splits import LeakageError, Split, five_core_items
@@ -25,29 +26,30 @@ def cold_split(
     last one before the target validates, and everything earlier is training.
 
     Args:
-        dataset: with times.
+        dataset: any dataset. Without times nobody knows what came first, and the order is drawn.
         share: of the items that are new.
         min_item_interactions: items with fewer are dropped first, see `five_core_items`.
-        verbose: print what was dropped.
+        verbose: print what was dropped, users with fewer than two interactions before the target
+            among it.
 
     Returns:
         The split. `cold_items` says which items are new: those chosen here, and any other that had
         all of its interactions after somebody's target.
 
     Raises:
-        ValueError: without times, on a share that leaves no new or no other items, or naming a user
-            with fewer than two interactions before the target.
+        ValueError: on a share that leaves no new or no other items, or if nothing is left.
     """
     dataset = five_core_items(dataset, min_item_interactions, verbose)
     new = round(share * dataset.num_items)
-    if not dataset.has_timestamps or not 0 < new < dataset.num_items:
+    if not 0 < new < dataset.num_items:
         raise ValueError(
-            "cold_split needs times, and a share that leaves new items and others, received "
-            f"columns {', '.join(dataset.interactions)} and share={share} of {dataset.num_items} "
-            "items."
+            "expected a share that leaves new items and others, received "
+            f"share={share} of {dataset.num_items} items."
         )
     rows = dataset.interactions
-    first_seen = rows.groupby("item_id")["timestamp"].min().to_numpy()
+    first_seen = np.random.default_rng(0).random(dataset.num_items)
+    if dataset.has_timestamps:
+        first_seen = rows.groupby("item_id")["timestamp"].min().to_numpy()
     items = np.argsort(first_seen, kind="stable")[-new:] + 1
     users, place = rows["user_id"].to_numpy(), np.arange(len(rows))
     is_new = np.isin(rows["item_id"], items)
@@ -63,14 +65,14 @@ def cold_split(
     test = np.where(test >= 0, test, last(~is_new))
     known = ~is_new & (place < test[users - 1])
     validation = last(known)
-    known[validation] = False  # -1, of a user without any, is caught below
+    known[validation[validation >= 0]] = False
     few = np.bincount(users[known], minlength=dataset.num_users + 1)[1:] == 0
     if few.any():
-        raise ValueError(
-            f"{few.sum()} users have fewer than two interactions with other items before the "
-            f"target, the first being user {few.argmax() + 1}. Choose a smaller share, or load the "
-            "dataset with a larger min_user_interactions."
+        fetch.sayer(dataset.name, verbose)(
+            f"left out {few.sum():,} users (with fewer than two interactions with other items "
+            "before the target)"
         )
+        return cold_split(dataset.where(~few[users - 1]), share, min_item_interactions, verbose)
     split = Split(dataset, rows[known], rows.iloc[validation], rows.iloc[test], "cold items")
     check_cold(split, items)
     return split

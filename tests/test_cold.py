@@ -61,15 +61,22 @@ def test_the_alarm_rings():
         check_cold(made, [3])
 
 
-def test_what_cannot_be_split_is_refused():
-    with pytest.raises(ValueError, match="needs times"):
-        cold_split(make_dataset(HISTORIES), 0.3, 1, verbose=False)
-    for share in (0, 1, 0.01):
-        with pytest.raises(ValueError, match=f"received columns .* share={share} of 6"):
-            split(share)
-    with pytest.raises(ValueError, match="fewer than two .* the first being user 3"):
-        times = TIMES | {3: [80, 7, 8, 9]}
-        cold_split(dataset(HISTORIES | {3: [6, 5, 1]}, times | {3: [80, 81, 82]}), 1 / 3, 1, False)
+@pytest.mark.parametrize("share", [0, 1, 0.01])
+def test_a_share_that_leaves_nothing_is_refused(share):
+    with pytest.raises(ValueError, match=f"received share={share} of 6"):
+        split(share)
+
+
+def test_users_with_too_little_before_the_target_are_left_out(capsys):
+    histories = HISTORIES | {5: [6, 5, 1]}  # nothing old but the target
+    made = cold_split(dataset(histories, TIMES | {5: [80, 81, 82]}), 1 / 3, 1)
+    assert "made-up: left out 1 users" in capsys.readouterr().out
+    assert made.dataset.num_users == 4 and list(made.targets("test")) == [6, 5, 1, 4]
+
+
+def test_without_times_the_new_items_are_drawn_and_the_same_each_time():
+    made = [cold_split(make_dataset(HISTORIES), 1 / 3, 1, verbose=False) for _ in range(2)]
+    assert list(cold_items(made[0])) == list(cold_items(made[1])) != []
 
 
 def test_who_competes_with_whom():
