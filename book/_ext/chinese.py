@@ -12,6 +12,10 @@ from pathlib import Path
 from sphinx.search.en import SearchEnglish
 
 CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]+")
+# A line of Markdown holds a sentence; where two Chinese ones meet, a browser would show a blank.
+LINE_ENDS = re.compile(
+    r"(?<=[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef”])\n(?=[^<\s]|<(?:a|code|em|span|strong)\b)"
+)
 
 
 class EnglishAndChinese(SearchEnglish):
@@ -40,10 +44,11 @@ var splitQuery = (query) => {
         return words
 
 
-def say_which_language(app, page, template, context, doctree):
-    """Tell browsers and screen readers that a page called *_zh is in Chinese."""
+def in_chinese(app, page, template, context, doctree):
+    """Set a page called *_zh as Chinese is set, and tell browsers and screen readers."""
     if page.endswith("_zh"):
         context["language"] = "zh-Hans"
+        context["body"] = LINE_ENDS.sub("", context["body"])
 
 
 def with_numbers_of_a_chapter(app, env, added, changed, removed):
@@ -61,6 +66,6 @@ def with_numbers_of_a_chapter(app, env, added, changed, removed):
 def setup(app):
     """Register with Sphinx; `html_search_language: en-zh` chooses the search."""
     app.add_search_language(EnglishAndChinese)
-    app.connect("html-page-context", say_which_language)
+    app.connect("html-page-context", in_chinese)
     app.connect("env-get-outdated", with_numbers_of_a_chapter)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
