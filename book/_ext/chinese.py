@@ -12,9 +12,12 @@ from pathlib import Path
 from sphinx.search.en import SearchEnglish
 
 CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]+")
-# A line of Markdown holds a sentence; where two Chinese ones meet, a browser would show a blank.
+# A line of Markdown holds a sentence; where two Chinese ones meet, a browser would show a blank. So
+# it would after a bold one, which Markdown doesn't see to be bold unless a blank follows.
+HAN = r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef”]"
 LINE_ENDS = re.compile(
-    r"(?<=[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef”])\n(?=[^<\s]|<(?:a|code|em|span|strong)\b)"
+    rf"(?<={HAN})(</(?:a|em|strong)>)?\n(?=[^<\s]|<(?:a|code|em|span|strong)\b)"
+    rf"|(?<={HAN})(</strong>) (?={HAN})"
 )
 
 
@@ -48,7 +51,7 @@ def in_chinese(app, page, template, context, doctree):
     """Set a page called *_zh as Chinese is set, and tell browsers and screen readers."""
     if page.endswith("_zh"):
         context["language"] = "zh-Hans"
-        context["body"] = LINE_ENDS.sub("", context["body"])
+        context["body"] = LINE_ENDS.sub(lambda match: match[1] or match[2] or "", context["body"])
 
 
 def with_numbers_of_a_chapter(app, env, added, changed, removed):
