@@ -77,7 +77,7 @@ def test_every_chapter_has_its_summary_point_by_point(path):
 def test_the_page_for_readers_of_fun_rec_shows_numbers_that_its_chapter_keeps():
     page = (BOOK / "from_fun_rec_zh.md").read_text("utf-8")
     code = (ROOT / "notebooks" / "13_from_fun_rec.ipynb").read_text("utf-8")
-    kept = {"same-last", "seen-share"}
+    kept = {"same-last", "seen-share", "zipf-share"}
     for model in ("fm", "dssm", "youtubednn"):
         steps = len(re.findall(rf'(?:rung|recorded)\(\\"{model}\\"', code))
         rows = {f"{model}-{step}" for step in range(1, steps + 1)}
