@@ -306,6 +306,32 @@ def test_search_finds_a_word(browser, site):
     ))  # fmt: skip
 
 
+@pytest.mark.parametrize("query", ["双塔", "双塔模型"])
+def test_search_finds_chinese_words_typed_into_its_field(browser, site, query):
+    page = browser.new_page()
+    page.goto(f"{site}/search.html", wait_until="load")
+    field = page.locator("input[name=q]:visible").first
+    field.fill(query)
+    field.press("Enter")
+    page.wait_for_selector("#search-results li a", timeout=20_000)
+    found = page.locator("#search-results li a").evaluate_all("links => links.map(a => a.href)")
+    assert any("book/glossary" in link for link in found)
+    page.goto(f"{site}/search.html?q=塔双", wait_until="load")
+    page.wait_for_function("document.querySelector('.search-summary').innerText.length > 20")
+    assert page.locator("#search-results li a").count() == 0  # nothing is called so
+
+
+@pytest.mark.parametrize("document", [name for name in documents() if name.endswith("_zh")])
+def test_pages_in_chinese_say_so_and_show_their_numbers(opened, document):
+    page = opened(document).page
+    assert page.evaluate("document.documentElement.lang") == "zh-Hans"
+    text = page.locator("article").inner_text()
+    assert not re.search(r"[\u4e00-\u9fff。，] [\u4e00-\u9fff]", text)  # lines that met
+    if document == "book/from_fun_rec_zh":
+        shown = page.locator("article .pasted-text").all_inner_texts()
+        assert len(shown) > 50 and all(re.fullmatch(r"[\d.]+%?", number) for number in shown)
+
+
 def test_badges_lead_to_the_notebooks(opened):
     for chapter in CHAPTERS:
         link = opened(chapter).page.locator("article a:has(img[alt='Open in Colab'])")
