@@ -1,0 +1,105 @@
+"""Versions in a folder: numbered, complete or not visible, the newest wins, older ones stay.
+
+The convention is TensorFlow Serving's. Publishing and loading share nothing but the file system:
+whoever publishes may be killed at any moment, and whoever loads never sees half a version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+from recsys_helpers.serving import Version
+
+log = logging.getLogger(__name__)
+
+
+def numbers(folder: str | os.PathLike) -> list[int]:
+    """Numbers of the complete versions, newest first."""
+    with os.scandir(folder) as entries:
+        return sorted((int(e.name) for e in entries if e.name.isdecimal()), reverse=True)
+
+
+def publish(version: Version, folder: str | os.PathLike, keep: int = 3) -> int:
+    """Add a version to a folder, whole or not at all, and return its number.
+
+    Everything is written to a hidden folder beside, and to the disk, before that is renamed; so a
+    numbered folder is complete, whenever this process ends. What an ended process has left behind
+    is removed. Publishers take turns (by `flock`: on Linux, macOS and WSL, not on Windows itself).
+
+    Args:
+        version: from `make_version` or `Version.load`.
+        folder: of all versions; made if missing.
+        keep: how many to keep, this one included; older ones are removed.
+    """
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, the version itself, received {keep}.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _turn(folder):
+        for left_behind in folder.glob(".new-*"):
+            shutil.rmtree(left_behind)
+        new = folder / f".new-{secrets.token_hex(4)}"
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        version.save(new, created=created)
+        for path in [*new.rglob("*"), new]:
+            _to_disk(path)
+        number = max(numbers(folder), default=0) + 1
+        os.rename(new, folder / str(number))
+        _to_disk(folder)
+        for old in numbers(folder)[keep:]:
+            gone = folder / f".new-{secrets.token_hex(4)}"
+            os.rename(folder / str(old), gone)  # first invisible, then no more
+            shutil.rmtree(gone)
+    return number
+
+
+def load_newest(
+    folder: str | os.PathLike, newer_than: int = 0, damaged: set | None = None
+) -> Version | None:
+    """The newest complete version above a number, or None if there is none.
+
+    A version that is removed while it is being loaded gives way to the one that has replaced it; a
+    damaged one, with a line in the log, to the next older.
+
+    Args:
+        folder: of all versions.
+        newer_than: a number.
+        damaged: numbers that aren't tried; to which those are added that can't be loaded.
+    """
+    damaged = set() if damaged is None else damaged
+    gone = set()
+    while True:
+        left = [n for n in numbers(folder) if n > newer_than and n not in damaged | gone]
+        if not left:
+            return None
+        try:
+            return Version.load(Path(folder) / str(left[0]), left[0])
+        except Exception as error:  # whatever it is, another version may do
+            if left[0] in numbers(folder):
+                damaged.add(left[0])
+                log.error("version %s in %s can't be loaded: %r", left[0], folder, error)
+            else:
+                gone.add(left[0])
+
+
+@contextlib.contextmanager
+def _turn(folder: Path):
+    import fcntl
+
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released with the process, however it ends
+        yield
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
