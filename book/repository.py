@@ -4,7 +4,8 @@
     python book/repository.py https://github.com/you/it     set the address first
 
 Derived are the first two cells of every notebook (title and Colab badge, installation) and the
-`repository-code` line of CITATION.cff. The tests check that they agree.
+`repository-code` line of CITATION.cff; with an address given, also where its pages
+would be. The tests check that they agree.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ADDRESS = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git|/)?")
 CONFIG_LINE = re.compile(r"(?m)^(repository:\n(?:[ #].*\n)*?  url: )(\S+)$")
+SITE_LINE = re.compile(r"(?m)^(    ogp_site_url: )(\S+)")
 CITATION_LINE = re.compile(r"(?m)^(repository-code: )(.*)$")
 BRANCH = "main"
 
@@ -38,6 +40,12 @@ def checked(url: str) -> str:
     if not match:
         raise ValueError(f"expected https://github.com/OWNER/REPOSITORY, received {url!r}.")
     return f"https://github.com/{match[1]}"
+
+
+def address_parts(url: str) -> tuple[str, str]:
+    """Owner and name of the repository at `url`."""
+    owner, name = checked(url).split("/")[-2:]
+    return owner, name
 
 
 def address(root: Path = ROOT) -> str:
@@ -81,6 +89,8 @@ def main(arguments: list[str]) -> None:
         text, count = CONFIG_LINE.subn(rf"\g<1>{checked(url)}", config.read_text("utf-8"))
         if count != 1:
             raise ValueError(f"expected one repository url in {config}, found {count}.")
+        owner, name = address_parts(url)
+        text = SITE_LINE.sub(rf"\g<1>https://{owner.lower()}.github.io/{name}/", text)
         config.write_text(text, "utf-8")
     for path, text in derived().items():
         if path.read_text("utf-8") != text:

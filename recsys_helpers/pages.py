@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
+import json
+import math
 import os
 import textwrap
+from hashlib import sha1
 
 import numpy as np
-from IPython.display import Markdown
+import pandas as pd
+from IPython.display import HTML, Markdown
+from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from recsys_helpers.metrics import evaluate
-from recsys_helpers.results import METRICS, MODELS, results_table, stale_note
+from recsys_helpers.plots import for_the_page, strip_plot
+from recsys_helpers.results import (
+    MODELS,
+    TOWERS,
+    intervals_table,
+    metric_name,
+    results_table,
+    stale_note,
+)
 from recsys_helpers.splits import Split
+
+CLOSING = ("hit_rate@50", "hit_rate@200", "ndcg@10")
 
 
 def code_of(*functions) -> Markdown:
@@ -33,41 +49,228 @@ def code_of(*functions) -> Markdown:
     return Markdown("```python\n" + "\n\n".join(shown) + "\n```")
 
 
-def table_with(
+def sentences(**templates: str):
+    """A chapter's sentences with numbers, in one place: to be read, checked and translated.
+
+    Args:
+        **templates: by name, the text with `{name}` or `{name:.2f}` where a number belongs.
+
+    Returns:
+        A function `say(name, **values)` that fills a template, as Markdown. It raises KeyError on
+        a name or a value that isn't there.
+    """
+    templates = {name: " ".join(inspect.cleandoc(text).split("\n")) if "\n\n" not in text else
+                 inspect.cleandoc(text) for name, text in templates.items()}  # fmt: skip
+
+    def say(name: str, **values) -> Markdown:
+        if name not in templates:
+            raise KeyError(f"no sentence {name!r}; there are {', '.join(templates)}")
+        return Markdown(templates[name].format(**values))
+
+    return say
+
+
+def show_table(
+    frame: pd.DataFrame,
+    caption: str = "",
+    *,
+    best: tuple[str, ...] = (),
+    formats: dict[str, str] | str | None = None,
+    rule_before: tuple = (),
+) -> Styler:
+    """The book's one style of table.
+
+    A named index becomes the first column. A cell (mean, low, high) or (mean, deviation) becomes
+    two: the value, and its interval or "± deviation", with two digits of the narrowest interval of
+    the column and no more.
+
+    Args:
+        frame: one row a thing that is compared.
+        caption: what was measured: dataset, split, target, seed, kind of interval.
+        best: columns whose largest value is set in bold, with every value that its interval (or
+            deviation) contains: those can't be told from it here.
+        formats: of other columns, by name, or one for all numbers, such as "{:.3f}".
+        rule_before: row labels above which a line is drawn; by default the first tower after a
+            baseline, as `results.MODELS` orders them.
+
+    Returns:
+        A Styler to be shown.
+
+    Raises:
+        ValueError: if a column of `best` isn't there.
+    """
+    missing = [name for name in best if name not in frame]
+    if missing:
+        raise ValueError(f"best must name columns of {list(frame)}, received {missing}.")
+    labels = list(frame.index)
+    if frame.index.names != [None]:
+        frame = frame.reset_index()
+    shown, classes, chosen = {}, {}, {}
+    for number, (name, column) in enumerate(frame.items()):
+        values, key = list(column), (number, 0)
+        pairs = [value if isinstance(value, tuple) else None for value in values]
+        if any(pairs):
+            widths = [p[1] if len(p) == 2 else (p[2] - p[1]) / 2 for p in pairs if p]
+            digits = _digits([width for width in widths if width > 0])
+            shown[key] = [
+                f"{p[0]:.{digits}f}" if p else _text(v) for p, v in zip(pairs, values, strict=True)
+            ]
+            shown[number, 1] = [_spread(p, digits) if p else "" for p in pairs]
+            classes[number, 1] = ["interval"] * len(values)
+        else:
+            one = formats.get(name) if isinstance(formats, dict) else formats
+            shown[key] = [_text(value, one) for value in values]
+        numeric = bool(any(pairs)) or pd.api.types.is_numeric_dtype(column)
+        bold = _best(values) if name in best else [False] * len(values)
+        chosen[key] = str(name)
+        classes[key] = [("number " * numeric + "best " * bool(b)).strip() for b in bold]
+    order = sorted(shown)
+    table = pd.DataFrame(
+        {key: shown[key] for key in order}, columns=pd.MultiIndex.from_tuples(order)
+    )
+    marks = pd.DataFrame({key: classes[key] for key in order}, columns=table.columns)
+    for row in _rules(labels, rule_before):
+        marks.iloc[row] = [f"{old} rule".strip() for old in marks.iloc[row]]
+    table.columns = marks.columns = [chosen.get(key, "\u200b" * number) for number, key in
+                                     enumerate(order)]  # fmt: skip
+    style = table.style.hide(axis="index").set_caption(caption).set_td_classes(marks)
+    style.set_uuid(sha1((caption + table.to_csv()).encode()).hexdigest()[:8])
+    style.cell_ids = False
+    return style.set_table_attributes('class="book-table"').set_table_styles(
+        [  # for notebooks, which have no style sheet of ours
+            {"selector": "td.best", "props": "font-weight: bold"},
+            {"selector": "td.interval", "props": "opacity: 0.8; padding-left: 0"},
+            {"selector": "td.rule", "props": "border-top: 1px solid currentColor"},
+            {"selector": "caption", "props": "text-align: left"},
+        ]
+    )
+
+
+def _digits(widths: list[float]) -> int:
+    """Decimals that show two digits of the narrowest half-width."""
+    return min(4, max(1, 1 - math.floor(math.log10(min(widths))))) if widths else 4
+
+
+def _spread(cell: tuple, digits: int) -> str:
+    if len(cell) == 2:
+        return f"± {cell[1]:.{digits}f}"
+    return f"[{cell[1]:.{digits}f}, {cell[2]:.{digits}f}]"
+
+
+def _text(value, form: str | None = None) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, str | bool | np.bool_):
+        return str(value)
+    if form:
+        return form.format(value)
+    if isinstance(value, int | np.integer) or (isinstance(value, float) and value == int(value)
+                                               and abs(value) >= 1000):  # fmt: skip
+        return f"{int(value):,}"
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def _best(values: list) -> list[bool]:
+    """The largest, and what can't be told from it."""
+    means = [v[0] if isinstance(v, tuple) else v for v in values]
+    top = max(range(len(means)), key=lambda i: (means[i] is not None, means[i]))
+    cell = values[top]
+    low = cell
+    if isinstance(cell, tuple):
+        low = cell[1] if len(cell) == 3 else cell[0] - cell[1]
+    return [m >= low for m in means]
+
+
+def _rules(labels: list, rule_before: tuple) -> list[int]:
+    if rule_before:
+        return [labels.index(label) for label in rule_before if label in labels]
+    names = [str(label) for label in labels]
+    tower = [name.startswith(tuple(MODELS[m] for m in TOWERS)) for name in names]
+    first = tower.index(True) if True in tower else 0
+    return [first] if first else []
+
+
+def closing_table(
     split: Split,
     ranks: dict[str, np.ndarray],
     seed: int,
     folder: str | os.PathLike | None = None,
-    metrics: tuple[str, ...] = METRICS,
+    metrics: tuple[str, ...] = CLOSING,
 ) -> Styler:
-    """The models of this page below the recorded ones that the book meets before them.
+    """The models of this page below the best recorded baseline.
 
     Args:
         split: what the models were trained and judged on.
         ranks: by model, as in `MODELS`: [num_users] ranks of the test targets.
         seed: of this page.
         folder: see `load_runs`.
-        metrics: columns, such as "ndcg@10".
-
-    Returns:
-        `results_table` with a row "<name>, this page" for each model, and a caption.
+        metrics: columns, such as "ndcg@10"; the baseline is the best by the first.
     """
-    dataset, order = split.dataset, list(MODELS)
-    first = min((order.index(model) for model in ranks if model in MODELS), default=len(order))
-    table = results_table(dataset.name, folder, metrics)
-    table = table[~table.index.isin([MODELS[model] for model in order[first:]])].copy()
+    dataset, rows = split.dataset, {}
+    recorded = results_table(dataset.name, folder, metrics)
+    baselines = recorded[recorded.index.isin([MODELS[m] for m in MODELS if m not in TOWERS])]
+    if len(baselines):
+        means = baselines[metric_name(metrics[0])].map(lambda cell: cell[0])
+        rows[f"{means.idxmax()}, best baseline"] = baselines.loc[means.idxmax()].drop("seeds")
     for model, values in ranks.items():
         values = evaluate(values)
-        table.loc[f"{MODELS.get(model, model)}, this page"] = [
-            str(seed),
-            *("{mean:.4f} [{low:.4f}, {high:.4f}]".format(**values.loc[m]) for m in metrics),
-        ]
+        rows[f"{MODELS.get(model, model)}, this page"] = pd.Series(
+            {metric_name(m): tuple(values.loc[m, ["mean", "low", "high"]]) for m in metrics}
+        )
     caption = (
         f"{dataset.name}, {split.name}, test target, {dataset.num_users:,} users, "
-        f"{dataset.num_items:,} items, full ranking; [95% bootstrap interval over users], or ± "
-        f"standard deviation over seeds. {stale_note(dataset.name, folder)}"
+        f"{dataset.num_items:,} items, full ranking, seed {seed}; [95% bootstrap interval over "
+        f"users]. Bold: the best, and what its interval contains. "
+        + stale_note(dataset.name, folder)
     )
-    return table.style.set_caption(caption.strip())
+    frame = pd.DataFrame(rows).T.rename_axis("model")
+    return show_table(frame, caption.strip(), best=tuple(frame))
+
+
+def closing_plot(
+    split: Split,
+    ranks: dict[str, np.ndarray],
+    folder: str | os.PathLike | None = None,
+    metrics: tuple[str, ...] = ("hit_rate@50", "ndcg@10"),
+) -> Figure:
+    """The models of this page (filled) below all recorded ones that the book meets before them."""
+    order = list(MODELS)
+    first = min((order.index(model) for model in ranks if model in MODELS), default=len(order))
+    before, panels, keys = order[:first], {}, []
+    for metric in metrics:
+        frame = intervals_table(split.dataset.name, metric, folder)
+        frame = frame[frame.index.isin([MODELS[model] for model in before])]
+        keys = [m for m in before if MODELS[m] in frame.index] + list(ranks)
+        for model, values in ranks.items():
+            row = evaluate(values).loc[metric, ["mean", "low", "high"]]
+            frame.loc[f"{MODELS.get(model, model)}, this page"] = row
+        panels[metric_name(metric)] = frame
+    return strip_plot(panels, keys, new=len(ranks))
+
+
+def live(name: str, data: dict, still, caption: str = "") -> HTML:
+    """A picture that can be touched in the built book, and is a still one everywhere else.
+
+    Args:
+        name: of the script `book/_static/live-<name>.js`.
+        data: what the script needs; numbers should be rounded, since they become text.
+        still: a matplotlib figure or the text of an SVG: shown without JavaScript and in notebooks.
+        caption: one sentence for notebooks, where nothing is alive.
+
+    Returns:
+        HTML: `<div class="live" data-live="<name>">` with the data as JSON and the still picture.
+    """
+    if not isinstance(still, str):
+        file = io.StringIO()
+        still.savefig(file, format="svg", metadata={"Date": None}, bbox_inches="tight")
+        still = file.getvalue()
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+    return HTML(
+        f'<div class="live" data-live="{name}">'
+        f'<script type="application/json" class="live-data">{text}</script>'
+        f'<div class="live-still">{for_the_page(still)}</div>'
+        f'<p class="live-note">{caption} It can be moved in the built book.</p></div>'
+    )
 
 
 def watched_and_recommended(
@@ -100,6 +303,6 @@ def watched_and_recommended(
     shown = (items.loc[watched], items.loc[np.asarray(recommended)].assign(**more))
     captions = (f"Watched last by user {user}", "Recommended")
     return tuple(
-        table.style.hide(axis="index").format(precision=3).set_caption(caption)
+        show_table(table.reset_index(drop=True), caption, formats={n: "{:.3f}" for n in more})
         for table, caption in zip(shown, captions, strict=True)
     )

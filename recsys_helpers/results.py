@@ -40,6 +40,7 @@ MODELS = {
     "youtubednn": "YouTubeDNN",
     "self_attentive": "Self-attention",
 }
+TOWERS = tuple(MODELS)[5:]  # what has vectors; the others are baselines
 METRICS = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr")
 METRIC_NAMES = {"hit_rate": "HR", "ndcg": "NDCG", "precision": "Precision", "mrr": "MRR"}
 
@@ -192,10 +193,10 @@ def results_table(
         metrics: columns, such as "ndcg@10".
 
     Returns:
-        Text, one row a model: its seeds, "(stale)" if an earlier version of the code wrote them;
-        "mean ± standard deviation" over several seeds (over seeds that give the same number, as for
-        the baselines, the interval too), or for one seed the value with its 95% bootstrap interval
-        over users. Empty where nothing is recorded.
+        One row a model: its seeds as text, "(stale)" if an earlier version of the code wrote them;
+        for each metric (mean, standard deviation) over several seeds, or for one seed, or seeds
+        that give the same number, as the baselines do, (mean, low, high) with the 95% bootstrap
+        interval over users. Empty where nothing is recorded.
     """
     rows = {}
     for model, runs in _by_model(dataset, folder).items():
@@ -204,12 +205,13 @@ def results_table(
             "seeds": ", ".join(str(run["seed"]) for run in runs) + stale
         }
         for metric in metrics:
-            values = np.array([run["metrics"][metric] for run in runs])
+            values = np.array([_value(run, metric) for run in runs])
             if np.ptp(values) > 0:
-                row[metric_name(metric)] = f"{values.mean():.4f} ± {values.std(ddof=1):.4f}"
+                row[metric_name(metric)] = (values.mean(), values.std(ddof=1))
             else:
-                low, high = runs[0]["intervals"][metric]
-                row[metric_name(metric)] = f"{values[0]:.4f} [{low:.4f}, {high:.4f}]"
+                interval = runs[0]["intervals"].get(metric)
+                interval = interval or bootstrap_interval(user_values(runs[0]["ranks"], metric))
+                row[metric_name(metric)] = (values[0], *interval)
     return _frame(rows, ["seeds", *map(metric_name, metrics)])
 
 
@@ -341,6 +343,12 @@ def _place(folder, dataset: str | os.PathLike, experiment: str) -> Path:
 
 def _frame(rows: dict, columns: list[str], name: str = "model") -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(name)
+
+
+def _value(run: dict, metric: str) -> float:
+    """A metric of a run; the ranks have those too that weren't recorded."""
+    recorded = run["metrics"].get(metric)
+    return float(user_values(run["ranks"], metric).mean()) if recorded is None else recorded
 
 
 def _by_model(dataset, folder) -> dict[str, list[dict]]:

@@ -215,7 +215,8 @@ def readme_table(results: Path) -> str:
         if table.empty:
             continue
         header = ["model", *table.columns]
-        lines = [header, ["---"] * len(header), *table.reset_index().to_numpy()]
+        rows = [[_text(cell) for cell in row] for row in table.reset_index().to_numpy()]
+        lines = [header, ["---"] * len(header), *rows]
         run = load_runs(results, dataset)[0]
         spread = "mean ± standard deviation over seeds, or " if len(seeds) > 1 else ""
         parts.append(
@@ -225,6 +226,14 @@ def readme_table(results: Path) -> str:
         )
         parts += filter(None, [stale_note(dataset, results)])
     return "\n\n".join(parts) or "Nothing is recorded yet: `make results` does it."
+
+
+def _text(cell) -> str:
+    if not isinstance(cell, tuple):
+        return cell
+    mean, *spread = cell
+    form = "{:.4f} ± {:.4f}" if len(spread) == 1 else "{:.4f} [{:.4f}, {:.4f}]"
+    return form.format(mean, *spread)
 
 
 def readme_with_table(text: str, results: Path) -> str:

@@ -4,6 +4,7 @@ Run by `make book` on what it has just built. Skipped where the book isn't built
 found; a browser is never downloaded.
 """
 
+import contextlib
 import functools
 import http.server
 import os
@@ -32,6 +33,7 @@ def documents() -> list[str]:
     return [toc["root"], *chapters]
 
 
+MUCH_CODE = ("notebooks/07_annoy", "notebooks/11_performance")  # where the code is the matter
 CHAPTERS = [name for name in documents() if name.startswith("notebooks/")]
 
 
@@ -204,6 +206,92 @@ def test_a_narrow_window_need_not_scroll_sideways(opened, document):
         assert page.evaluate("document.documentElement.scrollWidth") <= 420
     finally:
         page.set_viewport_size(wide)
+
+
+def at(page, width, height=900):
+    """The page in another width, for as long as a test needs it."""
+
+    @contextlib.contextmanager
+    def resized():
+        wide = page.viewport_size
+        page.set_viewport_size({"width": width, "height": height})
+        try:
+            yield
+        finally:
+            page.set_viewport_size(wide)
+
+    return resized()
+
+
+@pytest.mark.parametrize("document", CHAPTERS)
+def test_a_page_is_more_than_its_code(opened, document):
+    page = opened(document).page
+    code, height = page.evaluate(
+        """() => {
+             const shown = [...document.querySelectorAll('article div.highlight')]
+                 .filter(e => e.offsetParent && !e.closest('details:not([open])'));
+             const heights = shown.map(e => e.getBoundingClientRect().height);
+             return [heights.reduce((a, b) => a + b, 0),
+                     document.querySelector('article').getBoundingClientRect().height];
+           }"""
+    )
+    most = 1 / 5 if document in MUCH_CODE else 1 / 8
+    assert code / height <= most, f"open code takes {code / height:.1%} of the page's height"
+
+
+@pytest.mark.parametrize("width", [1400, 1100, 718])
+@pytest.mark.parametrize("document", documents())
+def test_no_table_is_cut(opened, document, width):
+    page = opened(document).page
+    with at(page, width):
+        if width == 718:  # A4 with its margins
+            page.emulate_media(media="print")
+        cut = page.evaluate(
+            """() => [...document.querySelectorAll('article table')]
+                 .filter(t => t.offsetParent && !t.closest('details:not([open]), .highlight'))
+                 .map(t => {
+                     let box = t.parentElement;
+                     const visible = e => getComputedStyle(e).overflowX === 'visible';
+                     while (box.tagName !== 'ARTICLE' && visible(box)) box = box.parentElement;
+                     const right = e => e.getBoundingClientRect().right;
+                     return [Math.round(right(t) - right(box)), t.innerText.slice(0, 60)];
+                 }).filter(([over]) => over > 1)"""
+        )
+        page.emulate_media(media="screen")
+    assert cut == []
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("document", documents())
+def test_everybody_can_read_and_reach_the_page(opened, document, mode):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = opened(document).page
+    page.evaluate(f"document.documentElement.dataset.theme = '{mode}'")
+    found = axe.Axe().run(page).response["violations"]
+    page.evaluate("document.documentElement.dataset.theme = 'light'")
+    grave = [f for f in found if f["impact"] in ("serious", "critical")]
+    assert [(f["id"], [node["html"][:200] for node in f["nodes"]][:3]) for f in grave] == []
+
+
+@pytest.mark.parametrize("document", documents())
+def test_figures_say_what_is_to_be_seen(opened, document):
+    page = opened(document).page
+    drawn = page.evaluate(
+        """() => [...document.querySelectorAll(
+                 'article :is(figure img, svg.figure-svg, .cell_output img)')]
+             .map(e => [e.getAttribute('aria-label') || e.alt || '', !!e.closest('figure')?.id])"""
+    )
+    for alt, in_figure in drawn:
+        assert len(alt) >= 30 and "_images" not in alt and in_figure, (alt, in_figure)
+
+
+@pytest.mark.parametrize("document", documents())
+def test_a_page_says_what_it_is_about(opened, document):
+    page = opened(document).page
+    description = page.locator("meta[name=description]").get_attribute("content")
+    assert len(description) > 40 and "Colab" not in description
+    card = page.locator("meta[property='og:image']").get_attribute("content")
+    assert (HTML / "_static" / card.rpartition("/")[2]).is_file()
 
 
 def test_search_finds_a_word(browser, site):

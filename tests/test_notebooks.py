@@ -237,6 +237,31 @@ def test_solutions_run_after_the_cells_of_their_chapter(path, tmp_path, monkeypa
     client.NotebookClient(notebook, timeout=900, resources=resources).execute()
 
 
+def test_the_bibliography_has_what_is_cited_and_nothing_else():
+    pages = [*NOTEBOOKS, *(ROOT / "book").glob("*.md")]
+    cited = re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", "".join(p.read_text("utf-8") for p in pages))
+    cited = {key.strip() for keys in cited for key in keys.split(",")}
+    listed = re.findall(r"@\w+\{([^,]+),", (ROOT / "book" / "references.bib").read_text("utf-8"))
+    assert sorted(cited) == sorted(listed)
+
+
+def test_sentences_with_numbers_stand_in_one_place_and_are_all_used():
+    for path in NOTEBOOKS:
+        code = [c for c in json.loads(path.read_text("utf-8"))["cells"] if c["cell_type"] == "code"]
+        tree = ast.parse("\n".join("".join(c["source"]).replace("%pip", "#") for c in code[1:]))
+        calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and hasattr(n.func, "id")]
+        for call in calls:
+            if call.func.id == "Markdown":
+                assert not isinstance(call.args[0], ast.JoinedStr), path.name
+        templates = [k.arg for c in calls if c.func.id == "sentences" for k in c.keywords]
+        assert len([c for c in calls if c.func.id == "sentences"]) <= 1, path.name
+        names = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
+        assert set(templates) <= names, f"{path.name}: {set(templates) - names} is never said"
+        said = {c.args[0].value for c in calls if c.func.id == "say"
+                if isinstance(c.args[0], ast.Constant)}  # fmt: skip
+        assert said <= set(templates), f"{path.name}: {said - set(templates)} has no template"
+
+
 # The tool
 
 
@@ -256,7 +281,11 @@ def test_setting_the_repository_changes_nothing_else(copy, capsys):
     assert repository.address(ROOT) == CONFIG["repository"]["url"]
     before, after = ((root / "_config.yml").read_text("utf-8").split("\n") for root in (ROOT, copy))
     assert [(a, b) for a, b in zip(before, after, strict=True) if a != b] == [
-        (f"  url: {CONFIG['repository']['url']}", "  url: https://github.com/some-body/some.book")
+        (f"  url: {CONFIG['repository']['url']}", "  url: https://github.com/some-body/some.book"),
+        (
+            f"    ogp_site_url: {CONFIG['sphinx']['config']['ogp_site_url']}",
+            "    ogp_site_url: https://some-body.github.io/some.book/",
+        ),
     ]
     for path in NOTEBOOKS:
         old, new = json.loads(path.read_text("utf-8")), None

@@ -1,10 +1,21 @@
-"""What a chapter shows of the package's own code."""
+"""What a chapter shows: code, sentences, tables, pictures that can be touched."""
 
 import inspect
+import json
+import re
+from pathlib import Path
 
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys_helpers import plots
 from recsys_helpers.metrics import recall
-from recsys_helpers.pages import code_of
+from recsys_helpers.pages import code_of, live, sentences, show_table
 from recsys_helpers.splits import Split
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_code_is_shown_as_it_runs_without_its_docstring():
@@ -14,3 +25,108 @@ def test_code_is_shown_as_it_runs_without_its_docstring():
     source = inspect.getsource(Split.targets)
     for line in source[source.rindex('"""') + 3 :].split("\n"):
         assert line.removeprefix("    ") in shown
+
+
+def test_a_sentence_is_filled_in_and_says_what_it_lacks():
+    say = sentences(gain="It gains {gain:+.2f}\nof {of}.", list="All:\n\n- {a}\n- {b}")
+    assert say("gain", gain=0.123, of="1").data == "It gains +0.12 of 1."
+    assert say("list", a=1, b=2).data == "All:\n\n- 1\n- 2"  # paragraphs and lists stay
+    with pytest.raises(KeyError, match="no sentence 'nope'; there are gain, list"):
+        say("nope")
+    with pytest.raises(KeyError, match="of"):
+        say("gain", gain=1.0)
+
+
+def rows_of(table):
+    html = table.to_html()
+    rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows], html
+
+
+def test_a_value_and_its_interval_stand_apart_no_finer_than_the_interval():
+    frame = pd.DataFrame(
+        {
+            "HR": [(0.123456, 0.1, 0.15), (0.2, 0.15, 0.25)],  # half-widths 0.025 and 0.05
+            "NDCG": [(0.05, 0.0031), (0.04, 0.002)],
+            "users": [1234567, 8],
+            "share": [0.5, float("nan")],
+        },
+        index=pd.Index(["EASE", "FM"], name="model"),
+    )
+    rows, html = rows_of(show_table(frame, "A caption.", formats={"share": "{:.0%}"}))
+    assert [cell.strip("\u200b") for cell in rows[0]] == [
+        "model", "HR", "", "NDCG", "", "users", "share"]  # fmt: skip
+    assert rows[1] == [
+        "EASE", "0.123", "[0.100, 0.150]", "0.0500", "± 0.0031", "1,234,567", "50%"]  # fmt: skip
+    assert rows[2] == ["FM", "0.200", "[0.150, 0.250]", "0.0400", "± 0.0020", "8", ""]
+    assert "<caption>A caption.</caption>" in html and 'class="book-table"' in html
+    assert html == show_table(frame, "A caption.", formats={"share": "{:.0%}"}).to_html()
+
+
+def test_the_best_is_bold_with_what_its_interval_contains():
+    def bold(cells, **settings):
+        frame = pd.DataFrame({"x": cells}, index=pd.Index(list("abc"[: len(cells)]), name="m"))
+        _, html = rows_of(show_table(frame, best=("x",), **settings))
+        return [name for name in "abc" if re.search(rf">{name}</td>\s*<td[^>]*best", html)]
+
+    assert bold([(0.5, 0.4, 0.6), (0.41, 0.3, 0.5), (0.39, 0.3, 0.5)]) == ["a", "b"]
+    assert bold([(0.5, 0.05), (0.44, 0.3), (0.46, 0.01)]) == ["a", "c"]
+    assert bold([1.0, 3.0, 2.0]) == ["b"]
+    with pytest.raises(ValueError, match=r"best must name columns of \['y'\], received \['x'\]"):
+        show_table(pd.DataFrame({"y": [1]}), best=("x",))
+
+
+def test_a_line_parts_the_baselines_from_the_towers():
+    frame = pd.DataFrame({"x": [1, 2, 3]}, index=["Popularity", "FM", "DSSM, this page"])
+    _, html = rows_of(show_table(frame.rename_axis("model")))
+    ruled = re.findall(r"<td[^>]*rule[^>]*>([^<]*)</td>", html)
+    assert ruled == ["FM", "2"]
+    _, html = rows_of(show_table(frame.iloc[1:].rename_axis("model")))
+    assert not re.findall(r"<td[^>]*\brule\b", html)  # nothing to part
+
+
+def test_a_picture_that_can_be_touched_has_its_data_and_a_still_one():
+    figure = matplotlib.figure.Figure()
+    figure.add_subplot().plot([1, 2], color=plots.COLOURS["user"])
+    html = live("map", {"text": "a</script>b", "numbers": [1.5]}, figure, "Still.").data
+    data = re.search(r'<script type="application/json" class="live-data">(.*?)</script>', html)[1]
+    assert json.loads(data) == {"text": "a</script>b", "numbers": [1.5]}
+    assert 'data-live="map"' in html and "<svg" in html and "<?xml" not in html
+    assert "var(--user, #1f6fb2)" in html  # the still picture has the page's colours
+    with pytest.raises(ValueError):
+        live("map", {"x": float("nan")}, figure)
+
+
+def test_colours_are_the_pages_and_become_variables_once():
+    style = (ROOT / "book" / "_static" / "book.css").read_text("utf-8")
+    light, dark = (style.index(start) for start in ("html {", 'html[data-theme="dark"] {'))
+    for name, colour in plots.COLOURS.items():
+        variable = f"--{name.replace('_', '-')}: "
+        assert f"{variable}{colour};" in style[light:dark], name
+        assert variable in style[dark:], name
+    once = plots.for_the_page(f'<!-- x --><svg fill="{plots.COLOURS["item"]}"/>')
+    assert once == '<svg fill="var(--item, #b4540a)"/>' == plots.for_the_page(once)
+
+
+def luminance(colour):
+    values = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+    return np.dot([0.2126, 0.7152, 0.0722], linear)
+
+
+def test_text_in_the_houses_colours_can_be_read_on_both_pages():
+    style = (ROOT / "book" / "_static" / "book.css").read_text("utf-8")
+    start = style.index('html[data-theme="dark"] {')
+    dark = dict(re.findall(r"--([a-z-]+): (#\w{6});", style[start : style.index("}", start)]))
+    for name, colour in plots.COLOURS.items():
+        if name != "grid":
+            for text, page in ((colour, "#ffffff"), (dark[name.replace("_", "-")], "#121212")):
+                low, high = sorted(map(luminance, (text, page)))
+                assert (high + 0.05) / (low + 0.05) >= 4.5, name
+
+
+def test_a_strip_plot_refuses_panels_that_do_not_match():
+    frame = pd.DataFrame({"mean": [1], "low": [0], "high": [2]}, index=["FM"])
+    assert len(plots.strip_plot({"a": frame, "b": frame}, ["fm"]).axes) == 2
+    with pytest.raises(ValueError, match=r"expected \['FM'\] with 1 keys, received \['DSSM'\]"):
+        plots.strip_plot({"a": frame, "b": frame.rename({"FM": "DSSM"})}, ["fm"])

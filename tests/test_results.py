@@ -12,6 +12,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from recsys_helpers import pages, results
 from recsys_helpers.datasets import load_dataset
 from recsys_helpers.metrics import metrics_from_ranks, recommendation_metrics
+from recsys_helpers.plots import colour_of
 from recsys_helpers.splits import leave_last_out
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,8 +125,9 @@ def test_results_table(recorded):
     assert table.index.tolist() == ["Popularity", "DSSM", "a_new_model"]
     assert table.columns.tolist() == ["seeds", "HR@10", "MRR"]
     # (0.5 + 0.75) / 2, and the standard deviation of two numbers is their distance over sqrt(2)
-    assert table.loc["DSSM", "HR@10"] == "0.6250 ± 0.1768"
-    assert table.loc["Popularity", "HR@10"].startswith("0.2500 [0.0000, ")
+    assert table.loc["DSSM", "HR@10"] == pytest.approx((0.625, 0.1768), abs=1e-4)
+    assert table.loc["Popularity", "HR@10"][:2] == (0.25, 0.0)  # and its interval's upper end
+    assert len(table.loc["Popularity", "HR@10"]) == 3
     assert table["seeds"].tolist() == ["1, 2", "1, 2", "1"]
     assert results.results_table("nothing", recorded).empty
 
@@ -205,23 +207,33 @@ def test_stale_records_say_so(recorded):
 # What a page shows
 
 
-def test_a_page_shows_its_model_below_those_before_it(recorded, split):
-    record(recorded, split, "self_attentive", 1, np.ones(USERS, int))  # comes later in the book
+def test_a_page_shows_its_model_below_the_best_baseline(recorded, split):
+    record(recorded, split, "self_attentive", 1, np.ones(USERS, int))  # no baseline, however good
+    record(recorded, split, "markov", 1, np.array([100, 1, 1, 1]))
     ranks = {"dssm": np.array([1, 1, 1, 100])}
-    table = pages.table_with(split, ranks, 7, recorded, metrics=("hit_rate@10",))
-    assert table.data.index.tolist() == ["Popularity", "a_new_model", "DSSM, this page"]
-    assert table.data["seeds"].tolist() == ["1, 2", "1", "7"]
-    assert table.data.loc["DSSM, this page", "HR@10"].startswith("0.7500 [0.2500, 1.0000]")
+    table = pages.closing_table(split, ranks, 7, recorded, metrics=("hit_rate@10",))
+    rows = table.data.to_numpy()[:, :2].tolist()
+    assert rows == [["Markov chain, best baseline", "0.75"], ["DSSM, this page", "0.75"]]
     assert table.caption.startswith("tiny, leave-last-out, test target, 4 users, 3 items")
     assert "stale" not in table.caption
     results.write_run(recorded / "stale.json", ["tiny/dssm-seed1.json"])
-    assert "DSSM on tiny are stale" in pages.table_with(split, ranks, 7, recorded).caption
-    assert len(pages.table_with(split, ranks, 7, recorded / "nothing").data) == 1
+    assert "DSSM on tiny are stale" in pages.closing_table(split, ranks, 7, recorded).caption
+    assert len(pages.closing_table(split, ranks, 7, recorded / "nothing").data) == 1
+
+
+def test_a_page_draws_its_model_below_those_before_it(recorded, split):
+    record(recorded, split, "self_attentive", 1, np.ones(USERS, int))  # comes later in the book
+    figure = pages.closing_plot(split, {"dssm": np.array([1, 1, 1, 100])}, recorded)
+    names = [[label.get_text() for label in ax.get_yticklabels()] for ax in figure.axes]
+    assert names[0] == ["Popularity", "DSSM, this page"]
+    # HR@50: three of four users; each model a line from low to high and a dot at its mean
+    dot = figure.axes[0].lines[-1]
+    assert dot.get_xdata() == [0.75] and dot.get_color() == colour_of("dssm")
 
 
 def test_what_a_user_watched_and_is_recommended(tmp_path, split):
     watched, recommended = pages.watched_and_recommended(split, 2, np.array([3]), score=[0.12345])
-    assert watched.data["original_id"].tolist() == [1, 0]  # the latest first; no titles here
+    assert watched.data["original_id"].tolist() == ["1", "0"]  # the latest first; no titles here
     assert watched.caption == "Watched last by user 2" and len(watched.to_html())
     assert recommended.data.columns.tolist() == ["original_id", "score"]
     assert "0.123" in recommended.to_html() and "0.1234" not in recommended.to_html()
@@ -230,7 +242,8 @@ def test_what_a_user_watched_and_is_recommended(tmp_path, split):
     titled = leave_last_out(load_dataset(folder, verbose=False), min_item_interactions=1)
     watched, recommended = pages.watched_and_recommended(titled, 1, [3], last=1, of_which_own=[1])
     assert watched.data.to_dict("records") == [{"title": "B", "genres": ""}]
-    assert recommended.data.to_dict("records") == [{"title": "C", "genres": "x", "of which own": 1}]
+    shown = {"title": "C", "genres": "x", "of which own": "1.000"}
+    assert recommended.data.to_dict("records") == [shown]
     with pytest.raises(ValueError, match="user must be an id from 1 to 4, received 0"):
         pages.watched_and_recommended(titled, 0, [3])
 

@@ -1,0 +1,127 @@
+"""The house's look for figures: one colour a side, one a model, drawn as SVG.
+
+The book's pages put these SVGs into the HTML and exchange the colours below for those of the
+reader's light or dark page, so a figure should use them and no others.
+"""
+
+from __future__ import annotations
+
+import re
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+
+# On white each has a contrast of at least 4.5; `book/_static/book.css` has the dark page's.
+COLOURS = {
+    "ink": "#1f2933",
+    "muted": "#5c6773",
+    "grid": "#d5dbe1",
+    "user": "#1f6fb2",
+    "item": "#b4540a",
+    "baseline": "#66707b",
+    "fm": "#7a3e9d",
+    "dssm": "#0b7468",
+    "youtubednn": "#b91c4a",
+    "self_attentive": "#4a6800",
+}
+MARKERS = {"fm": "o", "dssm": "s", "youtubednn": "D", "self_attentive": "^"}
+
+
+def colour_of(model: str) -> str:
+    """The colour of a model's short name, as in `results.MODELS`; baselines share one."""
+    return COLOURS.get("fm" if model.startswith("fm") else model, COLOURS["baseline"])
+
+
+def for_the_page(svg: str) -> str:
+    """An SVG without what a page doesn't need, its colours as CSS variables with a fallback."""
+    svg = re.sub(
+        r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.S
+    )
+    for name, colour in COLOURS.items():  # not where it is such a fallback already
+        svg = re.sub(rf"(?<!, ){colour}\b", f"var(--{name.replace('_', '-')}, {colour})", svg)
+    return svg.strip()
+
+
+def house_style() -> None:
+    """Set matplotlib's defaults, and notebooks to SVG. Call it once, after the imports."""
+    series = ("user", "item", "dssm", "fm", "youtubednn", "self_attentive")
+    mpl.rcParams.update(
+        {
+            "figure.facecolor": "none",
+            "axes.facecolor": "none",
+            "savefig.facecolor": "none",
+            "figure.constrained_layout.use": True,
+            "figure.figsize": (6.5, 3.4),
+            "font.size": 11,
+            "axes.titlesize": 11,
+            "axes.labelsize": 11,
+            "xtick.labelsize": 10,
+            "ytick.labelsize": 10,
+            "legend.fontsize": 10,
+            "legend.frameon": False,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": COLOURS["grid"],
+            "grid.linewidth": 0.7,
+            "lines.linewidth": 2,
+            "svg.fonttype": "none",  # text stays text
+            "svg.hashsalt": "two towers",  # the same figure has the same ids each time
+            "axes.prop_cycle": mpl.cycler(color=[COLOURS[name] for name in series]),
+        }
+        | dict.fromkeys(
+            "text.color axes.edgecolor axes.labelcolor axes.titlecolor xtick.color ytick.color "
+            "legend.labelcolor".split(),
+            COLOURS["ink"],
+        )
+    )
+    try:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+    except ImportError:  # no notebook
+        return
+    set_matplotlib_formats("svg", metadata={"Date": None})
+
+
+def strip_plot(panels: dict[str, pd.DataFrame], keys: list[str], new: int = 1) -> mpl.figure.Figure:
+    """Models under each other, each a dot with its interval, a panel a metric.
+
+    Args:
+        panels: by title: a frame with columns mean, low and high, one row a model, all frames with
+            the same rows.
+        keys: short names of the rows, for their colours.
+        new: how many rows at the end are this page's, drawn filled and labelled in bold.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if a panel's rows aren't those of the first, or not as many as `keys`.
+    """
+    from matplotlib import pyplot as plt
+
+    names = list(next(iter(panels.values())).index)
+    for title, frame in panels.items():
+        if list(frame.index) != names or len(keys) != len(names):
+            raise ValueError(
+                f"each panel needs the same rows and a key for each: expected {names} with "
+                f"{len(keys)} keys, received {list(frame.index)} for {title!r}."
+            )
+    fig, axes = plt.subplots(
+        1, len(panels), figsize=(7.6, 0.7 + 0.32 * len(names)), sharey=True, squeeze=False
+    )
+    places = np.arange(len(names))[::-1]
+    for ax, (title, frame) in zip(axes[0], panels.items(), strict=True):
+        for place, key, (_, row) in zip(places, keys, frame.iterrows(), strict=True):
+            filled = place < new
+            colour = colour_of(key)
+            ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=2)
+            ax.plot(row["mean"], place, MARKERS.get(key, "o"), ms=7, color=colour,
+                    mfc=colour if filled else "none", mew=1.5)  # fmt: skip
+        ax.set(title=title, yticks=places, ylim=(-0.6, len(names) - 0.4))
+        ax.set_yticklabels(names)
+        ax.grid(axis="y", visible=False)
+        for label in ax.get_yticklabels()[len(names) - new :]:
+            label.set_fontweight("bold")
+    return fig
