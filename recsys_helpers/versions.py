@@ -2,10 +2,13 @@
 
 The convention is TensorFlow Serving's. Publishing and loading share nothing but the file system:
 whoever publishes may be killed at any moment, and whoever loads never sees half a version.
+
+    python -m recsys_helpers.versions versions/      train chapter 5's model briefly, and publish it
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import os
@@ -103,3 +106,46 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def main(arguments=None) -> None:
+    """Train YouTubeDNN for a few epochs and publish it."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", help="of versions; made if missing")
+    parser.add_argument("--dataset", default="ml-100k", help="a name, or a path of your own log")
+    parser.add_argument("--epochs", type=int, default=4)
+    given = parser.parse_args(arguments)
+
+    import keras
+    import numpy as np
+
+    from recsys_helpers.callbacks import warm_up_and_cosine
+    from recsys_helpers.datasets import load_dataset
+    from recsys_helpers.index import AnnoyIndex
+    from recsys_helpers.samples import training_samples
+    from recsys_helpers.serving import make_version
+    from recsys_helpers.splits import leave_last_out
+    from recsys_helpers.towers.youtubednn import ItemEmbeddingTower, YouTubeDNNUserTower
+    from recsys_helpers.two_tower import TwoTower
+
+    keras.utils.set_random_seed(1)
+    split = leave_last_out(load_dataset(given.dataset))
+    samples, items = training_samples(split, positions=16), split.dataset.num_items
+    model = TwoTower(
+        YouTubeDNNUserTower(samples.sizes, dim=64, dropout=0.5),
+        ItemEmbeddingTower(items, dim=64),
+        items,
+        temperature=0.15,
+        exclude_seen=not split.dataset.repeats,
+    )
+    steps = given.epochs * -(-len(samples) // 32)
+    model.compile(optimizer=keras.optimizers.Adam(warm_up_and_cosine(2e-3, steps)))
+    model.fit(samples.inputs, samples.targets, batch_size=32, epochs=given.epochs, verbose=2)
+    index = AnnoyIndex("cosine", n_trees=50, seed=1)
+    index.build(model.item_vectors(), np.arange(1, items + 1))
+    number = publish(make_version(model, samples, index), given.folder)
+    print(f"version {number} is in {given.folder}")
+
+
+if __name__ == "__main__":
+    main()
