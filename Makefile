@@ -48,6 +48,8 @@ bench: $(INSTALLED) ## measure speed again, for the chapter on it; keep the mach
 	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/large_log.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/serving_faults.py
+	$(BIN)/python benchmarks/serving_filters.py
 
 lint: $(INSTALLED) ## ruff, as CI runs it
 	$(BIN)/ruff check

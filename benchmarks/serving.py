@@ -1,8 +1,9 @@
-"""The service under load, while versions are published, while publishers are killed, and filtered.
+"""The service under load: requests a second and their times, by stage and way to run the tower.
 
-    pip install faiss-cpu hnswlib          for the filters inside an index; left out if missing
-    python benchmarks/serving.py           everything, about eight minutes; keep the machine idle
-    python benchmarks/serving.py tower load publish kill filters      only these
+    pip install -r benchmarks/requirements.txt      for HTTP read by compiled code; else left out
+    python benchmarks/serving.py                    five minutes; keep the machine idle
+    python benchmarks/serving_faults.py             one minute
+    python benchmarks/serving_filters.py            two minutes
 
 YouTubeDNN with vectors of 64 on MovieLens-1M after one epoch, which is enough for speed, behind an
 Annoy index of 50 trees. The service is a process of its own and so is the load, which comes from
@@ -14,11 +15,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
-import multiprocessing
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +27,7 @@ import time
 import urllib.request
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -39,16 +40,13 @@ import numpy as np  # noqa: E402
 from common import alternate, in_fresh_process, report  # noqa: E402
 
 from recsys_helpers.index import AnnoyIndex  # noqa: E402
-from recsys_helpers.served_tower import ExportedTower, NumpyTower  # noqa: E402
-from recsys_helpers.serving import Query, Version  # noqa: E402
-from recsys_helpers.versions import load_newest, numbers, publish  # noqa: E402
+from recsys_helpers.served_tower import ExportedTower  # noqa: E402
+from recsys_helpers.serving import Query  # noqa: E402
+from recsys_helpers.versions import load_newest, publish  # noqa: E402
 
 DATASET, DIM, K, SEED, EPOCHS, N_TREES = "ml-1m-order", 64, 10, 1, 1, 50
-RATES, LOAD_SECONDS, CONNECTIONS = (100, 300, 600), 10, 32
+RATES, ROUNDS, LOAD_SECONDS, CONNECTIONS = (300, 600, None), 3, 4, 32
 BATCHES, BATCH_SECONDS = (1, 8, 32, 128), 0.002
-VERSIONS, KILLS = 20, 50
-SHARES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)
-CATALOGUES, QUERIES = (3_416, 100_000), 200
 STAGES = ("parsing", "read", "filter", "tower", "index", "answer")
 
 
@@ -148,8 +146,8 @@ class Batches:
                     future.set_result(answer)
 
 
-def serve(folder, port, tower, batch_seconds):
-    """The service with another tower, or in batches."""
+def serve(folder, port, tower, batch_seconds, http):
+    """The service, perhaps with another tower, in batches, or with HTTP read by compiled code."""
     import uvicorn
 
     from recsys_helpers.service import create_app
@@ -162,23 +160,21 @@ def serve(folder, port, tower, batch_seconds):
         service.current[0].recommend(Query(user_id=version.users[0].item()))  # traced now
     if batch_seconds:
         service.answer = Batches(batch_seconds).answer
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
+    loop = "uvloop" if http == "httptools" else "asyncio"
+    options = {"http": http, "loop": loop, "log_level": "warning", "access_log": False}
+    uvicorn.run(app, host="127.0.0.1", port=port, **options)
 
 
 class Running:
     """A service in a process of its own, ended with the block."""
 
-    def __init__(self, folder, tower="numpy", batch_seconds=0.0):
+    def __init__(self, folder, tower="numpy", batch_seconds=0.0, http="h11"):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        if tower == "numpy" and not batch_seconds:  # as anybody starts it
-            self.command = ["-m", "recsys_helpers.service", folder / "versions"]
-            self.command += ["--port", self.port, "--poll-seconds", 0.2]
-        else:
-            options = ["--serve", folder, self.port, tower, batch_seconds]
-            self.command = [Path(__file__).resolve(), *options]
+        options = ["--serve", folder, self.port, tower, batch_seconds, http]
+        self.command = [Path(__file__).resolve(), *options]
 
     def __enter__(self):
         command = [sys.executable, *map(str, self.command)]
@@ -290,305 +286,90 @@ def stages_of(timing):
     return {name: float(value) for name, value in re.findall(r"(\w+);dur=([\d.]+)", timing)}
 
 
-def load_rows(running, bodies, rate, seconds, **row):
-    """A row a stage: percentiles of the milliseconds, over all requests."""
+def load_once(running, bodies, rate, seconds):
+    """By stage: the milliseconds of all requests, sorted; and what the run as a whole was like."""
     before = running.cpu_seconds()
     done, took, client = in_fresh_process(ask, running.url, bodies, rate, seconds)
     served = running.cpu_seconds() - before
-    times = {"whole request": [ms for *_, ms, _ in done]}
     stages = [stages_of(timing) for *_, timing in done]
-    for stage in STAGES:
-        times[stage] = [of.get(stage, 0.0) for of in stages]
+    times = {stage: [of.get(stage, 0.0) for of in stages] for stage in STAGES}
+    times["whole request"] = [ms for *_, ms, _ in done]
     parts = zip(times["whole request"], stages, strict=True)
     times["the rest"] = [whole - sum(of.values()) for whole, of in parts]
-    row |= {
-        "rate": rate or 0,
+    return times, {
         "requests": len(done),
         "failed": sum(status != 200 for _, status, *_ in done),
         "requests_per_second": len(done) / took,
         "service_cpu_ms": 1000 * served / len(done),
         "client_cpu_ms": 1000 * client / len(done),
     }
-    return [
-        row
-        | {"stage": stage, "mean_ms": float(np.mean(values))}
-        | {f"p{p}_ms": float(np.percentile(values, p)) for p in (50, 95, 99)}
-        for stage, values in times.items()
-    ]
 
 
 def measure_load(folder):
-    bodies, rows = bodies_of(load_newest(folder / "versions")), []
-    with Running(folder) as running:
-        for rate in (*RATES, None):
-            rows += load_rows(
-                running, bodies, rate, LOAD_SECONDS, tower="numpy", batched="one at a time"
-            )
+    """A row a stage of each way to serve, the median of rounds in which they take turns."""
+    bodies, ways = bodies_of(load_newest(folder / "versions")), []
     for tower in ("numpy", "exported", "keras"):
         for seconds in (0.0, BATCH_SECONDS):
-            if tower == "numpy" and not seconds:
-                continue
-            batched = f"within {1000 * seconds:.0f} ms" if seconds else "one at a time"
-            with Running(folder, tower, seconds) as running:
-                for rate in (300, None):
-                    rows += load_rows(running, bodies, rate, 6, tower=tower, batched=batched)
-    return rows
-
-
-# Faults
-
-
-def other(version, seed):
-    """A version of other vectors on both sides: what mixes it with another scores wrongly."""
-    rng = np.random.default_rng(seed)
-    weights = dict(version.tower.weights)
-    last = f"kernels/{version.tower.layers - 1}"
-    noise = rng.normal(size=weights[last].shape) * weights[last].std()
-    weights[last] = (weights[last] + noise).astype(np.float32)
-    vectors = version.index.vectors
-    vectors = vectors + rng.normal(size=vectors.shape).astype(np.float32) * vectors.std()
-    index = AnnoyIndex("cosine", n_trees=version.index.n_trees, seed=seed)
-    index.build(vectors, version.index.ids)
-    return replace(version, tower=NumpyTower(weights), index=index)
-
-
-def keep_publishing(folder, base, times, pause):
-    """Publish version after version; number n is `other(base, n)`."""
-    for _ in range(times):
-        number = max(numbers(folder), default=0) + 1
-        assert publish(other(base, number), folder, keep=2) == number
-        time.sleep(pause)
-
-
-def publish_under_load(folder, versions=VERSIONS, rate=300, pause=0.5):
-    """Publish versions while requests come in, and check each answer against the one it names."""
-    base = load_newest(folder / "versions")
-    bodies = bodies_of(base, 500)
-    publisher = multiprocessing.get_context("spawn").Process(
-        target=keep_publishing, args=(folder / "versions", base, versions, pause)
-    )
-    with Running(folder) as running, multiprocessing.get_context("spawn").Pool(1) as pool:
-        client = pool.apply_async(ask, (running.url, bodies, rate, versions * (pause + 0.35) + 2))
-        publisher.start()
-        done, took, _ = client.get()
-        publisher.join()
-        last = running.get("/version")["version"]
-    answers = [(number, status, json.loads(text)) for number, status, text, *_ in done]
-    expected = {base.number: base}
-    wrong, by_version = 0, {}
-    for number, status, answer in answers:
-        if status != 200:
-            continue
-        named = answer["version"]
-        if named not in expected:
-            expected[named] = replace(other(base, named), number=named)
-        by_version[named] = by_version.get(named, 0) + 1
-        right = expected[named].recommend(Query(**bodies[number]))
-        ids = [expected[named].original_ids[row] for row in right.rows]
-        same = ids == [item["item_id"] for item in answer["items"]]
-        scores = [item["score"] for item in answer["items"]]
-        wrong += not (same and np.allclose(scores, right.scores, atol=1e-5))
-    times = [ms for *_, ms, _ in done]
-    return {
-        "what": "versions published under load",
-        "times": versions,
-        "requests": len(done),
-        "failed": sum(status != 200 for _, status, _ in answers),
-        "mixed": wrong,
-        "versions_seen": len(by_version),
-        "newest_seen": last == base.number + versions,
-        "requests_per_second": len(done) / took,
-        **{f"p{p}_ms": float(np.percentile(times, p)) for p in (50, 95, 99)},
-    }
-
-
-def kill_publishers(folder, times=KILLS, rate=50):
-    """End publishers by SIGKILL at random moments; then look at what is there."""
-    versions = folder / "versions"
-    base, rng = load_newest(versions), np.random.default_rng(SEED)
-    bodies, first = bodies_of(base, 500), base.number
-    seconds, started = times * 0.3 + 1, time.perf_counter()
-    begun = broken = left = 0
-    with Running(folder) as running, multiprocessing.get_context("spawn").Pool(1) as pool:
-        client = pool.apply_async(ask, (running.url, bodies, rate, seconds))
-        for _ in range(times):
-            process = multiprocessing.get_context("fork").Process(
-                target=keep_publishing, args=(versions, base, 1_000, 0)
+            ways.append((tower, seconds, "h11"))
+    if find_spec("httptools") and find_spec("uvloop"):
+        ways.append(("numpy", 0.0, "httptools"))
+    else:
+        print("httptools and uvloop are not installed, so they are left out", flush=True)
+    measured = {}
+    with contextlib.ExitStack() as stack:
+        running = {way: stack.enter_context(Running(folder, *way)) for way in ways}
+        for turn in range(ROUNDS + 1):
+            for way, service in running.items():
+                for rate in RATES if way == ways[0] else (300, None):
+                    seconds = LOAD_SECONDS if turn else 1  # the first round warms up
+                    found = load_once(service, bodies, rate, seconds)
+                    if turn:
+                        measured.setdefault((*way, rate), []).append(found)
+    rows = []
+    for (tower, seconds, http, rate), runs in measured.items():
+        batched = f"within {1000 * seconds:.0f} ms" if seconds else "one at a time"
+        row = {"tower": tower, "batched": batched, "http": http, "rate": rate or 0}
+        row |= {name: float(np.median([about[name] for _, about in runs])) for name in runs[0][1]}
+        row["failed"] = max(about["failed"] for _, about in runs)
+        for stage in (*STAGES, "the rest", "whole request"):
+            all_of = [times[stage] for times, _ in runs]
+            numbers_of = {"mean_ms": np.mean}
+            numbers_of |= {f"p{p}_ms": partial(np.percentile, q=p) for p in (50, 95, 99)}
+            rows.append(
+                row
+                | {"stage": stage}
+                | {n: float(np.median([f(v) for v in all_of])) for n, f in numbers_of.items()}
             )
-            process.start()
-            time.sleep(rng.uniform(0, 0.25))
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
-            left += any(versions.glob(".new-*"))
-            for number in numbers(versions):
-                begun += 1
-                version = Version.load(versions / str(number), number)
-                one = version.recommend(Query(**bodies[0]))
-                right = base if number == first else other(base, number)
-                broken += not np.array_equal(one.rows, right.recommend(Query(**bodies[0])).rows)
-        done, _, _ = client.get()
-        still = running.get("/health")["status"] == "ok"
-    newest = numbers(versions)[0]
-    with Running(folder) as running:
-        found = running.get("/version")["version"]
-    return {
-        "what": "publishers killed",
-        "times": times,
-        "seconds": time.perf_counter() - started,
-        "requests": len(done),
-        "failed": sum(status != 200 for _, status, *_ in done),
-        "killed_while_writing": left,
-        "versions_published": newest - first,
-        "versions_checked": begun,
-        "broken": broken,
-        "still_answers": still,
-        "newest_found": found == newest,
-    }
-
-
-# Filters
-
-
-def measure_filters(folder):
-    """Recall@10 and microseconds by the share of the items that a filter leaves."""
-    version, rows = load_newest(folder / "versions"), []
-    some = np.random.default_rng(SEED).permutation(len(version.users))[:QUERIES]
-    reads = [version.read(Query(user_id=user)) for user in version.users[some].tolist()]
-    queries = version.tower.user_vectors(version.inputs(reads))
-    for n in CATALOGUES:
-        rng, of_items = np.random.default_rng(SEED), version.index.vectors
-        vectors = of_items[np.arange(n) % len(of_items)]
-        noise = rng.normal(size=vectors.shape) * 0.5 * of_items.std(axis=0)
-        noise[: len(of_items)] = 0  # the first are the real ones
-        vectors = (vectors + noise).astype(np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        index = AnnoyIndex("cosine", n_trees=N_TREES, seed=SEED).build(vectors, np.arange(1, n + 1))
-        rows += filters_of(version, index, queries)
     return rows
 
 
-def filters_of(version, index, queries):
-    n, rng, rows = len(index), np.random.default_rng(SEED), []
-    contenders = {
-        "over-fetching alone": over_fetched,
-        "exact on what is left": exact_on_rest,
-        "the service's rule": by_rule(version, index),
-        **inside_an_index(index.vectors),
-    }
-    for kind in ("any", "disliked"):
-        for share in SHARES:
-            masks, best = [], []
-            for query in queries:
-                scores = index.vectors @ query
-                mask = rng.random(n) < share * (2 if kind == "disliked" else 1)
-                if kind == "disliked":  # of the half that the query likes less
-                    mask &= scores < np.median(scores)
-                left = np.flatnonzero(mask)
-                masks.append(mask)
-                best.append(left[np.argsort(-scores[left], kind="stable")[:K]])
-            for name, search in contenders.items():
-                times, recalls = [], []
-                for query, mask, right in zip(queries, masks, best, strict=True):
-                    if not len(right):
-                        continue
-                    start = time.perf_counter()
-                    found = search(index, query, mask, share)
-                    times.append(time.perf_counter() - start)
-                    recalls.append(len(set(right) & set(np.asarray(found).tolist())) / len(right))
-                row = {"items": n, "filter": kind, "share": share, "search": name}
-                row |= {"recall@10": float(np.mean(recalls))}
-                rows.append(row | {"median_us": 1e6 * float(np.median(times))})
-    return rows
+def prepared(given: Path | None, temporary: str) -> Path:
+    """A folder with a trained version, from an earlier run or made now."""
+    folder = given or Path(temporary)
+    if not (folder / "exported").exists():
+        folder.mkdir(exist_ok=True)
+        in_fresh_process(train, folder)
+    return folder
 
 
-def over_fetched(index, query, mask, share):
-    """Ask for as many as should do on average and half as many again; what fits, fits."""
-    ids, _ = index.query(query, min(len(index), int(1.5 * K / share) + 10))
-    rows = ids - 1
-    return rows[mask[rows]][:K]
-
-
-def exact_on_rest(index, query, mask, share):
-    left = np.flatnonzero(mask)
-    scores = index.vectors[left] @ query
-    return left[np.argsort(-scores)[:K]]
-
-
-def by_rule(version, index):
-    items = version.items.iloc[np.arange(len(index)) % len(version.items)]
-    served = replace(version, index=index, items=items)
-
-    def search(index, query, mask, share):
-        return served._search(query, {"allowed": mask, "k": K})[1]
-
-    return search
-
-
-def inside_an_index(vectors):
-    """Searches of graphs that are told what is allowed, of whichever library is installed."""
-    found = {}
-    try:
-        import faiss
-
-        graph = faiss.IndexHNSWFlat(vectors.shape[1], 16, faiss.METRIC_INNER_PRODUCT)
-        graph.hnsw.efConstruction = 100
-        graph.add(vectors)
-
-        def in_faiss(index, query, mask, share):
-            packed = np.packbits(mask, bitorder="little")
-            chosen = faiss.SearchParametersHNSW(sel=faiss.IDSelectorBitmap(packed), efSearch=128)
-            rows = graph.search(query[None].astype(np.float32), K, params=chosen)[1][0]
-            return rows[rows >= 0]
-
-        found["Faiss HNSW, inside"] = in_faiss
-    except ImportError:
-        print("faiss-cpu is not installed, so it is left out", flush=True)
-    try:
-        import hnswlib
-
-        other = hnswlib.Index("ip", vectors.shape[1])
-        other.init_index(len(vectors), M=16, ef_construction=100, random_seed=SEED)
-        other.add_items(vectors)
-        other.set_ef(128)
-        other.set_num_threads(1)
-
-        def in_hnswlib(index, query, mask, share):
-            try:
-                return other.knn_query(query, K, filter=lambda row: mask[row])[0][0]
-            except RuntimeError:  # it has found fewer than k
-                return []
-
-        found["hnswlib, inside"] = in_hnswlib
-    except ImportError:
-        print("hnswlib is not installed, so it is left out", flush=True)
-    return found
+def arguments(description: str) -> argparse.ArgumentParser:
+    """What the three benchmarks of the service have in common."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--folder", type=Path, help="to keep the trained version in, or to find it")
+    return parser
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", help="tower, load, publish, kill, filters")
-    parser.add_argument("--folder", type=Path, help="of `train`, kept from an earlier run")
-    parser.add_argument("--serve", nargs=4, help="FOLDER PORT TOWER BATCH_SECONDS")
+    parser = arguments(__doc__.split("\n")[0])
+    parser.add_argument("--serve", nargs=5, help="FOLDER PORT TOWER BATCH_SECONDS HTTP")
     given = parser.parse_args()
     if given.serve:
-        folder, port, tower, seconds = given.serve
-        return serve(Path(folder), int(port), tower, float(seconds))
-    parts = given.parts or ["tower", "load", "publish", "kill", "filters"]
+        folder, port, tower, seconds, http = given.serve
+        return serve(Path(folder), int(port), tower, float(seconds), http)
     with tempfile.TemporaryDirectory(prefix="serving-") as temporary:
-        folder = given.folder or Path(temporary)
-        if not (folder / "exported").exists():
-            folder.mkdir(exist_ok=True)
-            in_fresh_process(train, folder)
-        if "tower" in parts:
-            report("serving_tower", in_fresh_process(measure_towers, folder))
-        if "load" in parts:
-            report("serving", measure_load(folder))
-        if "filters" in parts:
-            report("serving_filters", in_fresh_process(measure_filters, folder))
-        faults = {"publish": publish_under_load, "kill": kill_publishers}
-        for part, cause in faults.items():
-            if part in parts:
-                report(f"serving_{part}", [cause(folder)])
+        folder = prepared(given.folder, temporary)
+        report("serving_tower", in_fresh_process(measure_towers, folder))
+        report("serving", measure_load(folder))
 
 
 if __name__ == "__main__":

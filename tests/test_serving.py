@@ -574,7 +574,7 @@ def test_it_is_reached_from_this_machine_only_unless_told_otherwise(service, fol
     assert given == ["127.0.0.1", "0.0.0.0"]
 
 
-# Short forms of benchmarks/serving.py
+# Short forms of benchmarks/serving_faults.py
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, flock and SIGKILL")
@@ -594,9 +594,9 @@ def test_it_is_reached_from_this_machine_only_unless_told_otherwise(service, fol
 def test_versions_come_and_publishers_go_while_it_answers(service, folder, call, expected):
     pytest.importorskip("httpx2", reason="httpx2 isn't installed")
     code = (
-        "import sys, json; from pathlib import Path; import serving\n"
+        "import sys, json; from pathlib import Path; import serving_faults\n"
         f"if __name__ == '__main__':\n    folder = Path(sys.argv[1])\n"
-        f"    print(json.dumps(serving.{call}))"
+        f"    print(json.dumps(serving_faults.{call}))"
     )
     script = folder.parent / "call.py"
     script.write_text(code)
