@@ -24,7 +24,7 @@ from serving import SEED, Running, arguments, ask, bodies_of, prepared
 from recsys_helpers.index import AnnoyIndex
 from recsys_helpers.served_tower import NumpyTower
 from recsys_helpers.serving import Query, Version
-from recsys_helpers.versions import load_newest, numbers, publish
+from recsys_helpers.versions import _number_in, load_newest, numbers, publish
 
 VERSIONS, KILLS = 20, 50
 
@@ -46,7 +46,7 @@ def other(version, seed):
 def keep_publishing(folder, base, times, pause):
     """Publish version after version; number n is `other(base, n)`."""
     for _ in range(times):
-        number = max(numbers(folder), default=0) + 1
+        number = max([*numbers(folder), _number_in(folder / ".last")]) + 1
         assert publish(other(base, number), folder, keep=2) == number
         time.sleep(pause)
 

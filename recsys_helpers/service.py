@@ -130,7 +130,7 @@ class Service:
         self.metrics, self.version, self.damaged = _Metrics(), None, set()
 
     def load(self) -> None:
-        """Take the newest version if it is newer; called at the start, and then by `watch`."""
+        """Take the newest version if it is another; called at the start, and then by `watch`."""
         now = self.version.number if self.version else 0
         damaged = set(self.damaged)
         version = load_newest(self.folder, now, damaged)
@@ -152,13 +152,13 @@ class Service:
         return version.recommend(query)
 
     async def watch(self) -> None:
-        """Look for a newer version again and again, and load it in another thread."""
+        """Look for another version again and again, and load it in another thread."""
         while True:
             await asyncio.sleep(self.poll_seconds)
             try:
                 await asyncio.to_thread(self.load)
             except Exception:  # whatever it is: the version that is there goes on answering
-                log.exception("looking for a newer version failed")
+                log.exception("looking for another version failed")
 
     def count(self, answer: Answer, history: int, popularity, shown) -> None:
         """Count what an answer shows, and what its query had that is unknown."""

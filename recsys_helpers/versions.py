@@ -44,7 +44,7 @@ def publish(version: Version, folder: str | os.PathLike, keep: int = 3) -> int:
         raise ValueError(f"keep must be at least 1, the version itself, received {keep}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with _turn(folder):
+    with _turn(folder) as last:
         for left_behind in folder.glob(".new-*"):
             shutil.rmtree(left_behind)
         new = folder / f".new-{secrets.token_hex(4)}"
@@ -52,7 +52,8 @@ def publish(version: Version, folder: str | os.PathLike, keep: int = 3) -> int:
         version.save(new, created=created)
         for path in [*new.rglob("*"), new]:
             _to_disk(path)
-        number = max(numbers(folder), default=0) + 1
+        number = max([*numbers(folder), _number_in(last)]) + 1  # never one that was withdrawn
+        last.write_text(f"{number}\n", encoding="utf-8")
         os.rename(new, folder / str(number))
         _to_disk(folder)
         for old in numbers(folder)[keep:]:
@@ -63,23 +64,24 @@ def publish(version: Version, folder: str | os.PathLike, keep: int = 3) -> int:
 
 
 def load_newest(
-    folder: str | os.PathLike, newer_than: int = 0, damaged: set | None = None
+    folder: str | os.PathLike, current: int = 0, damaged: set | None = None
 ) -> Version | None:
-    """The newest complete version above a number, or None if there is none.
+    """The newest complete version; None if it is the current one, or there is none.
 
     A version that is removed while it is being loaded gives way to the one that has replaced it; a
-    damaged one, with a line in the log, to the next older.
+    damaged one, with a line in the log, to the next older. Where the current one was withdrawn, by
+    giving its folder another name, the one before it comes back.
 
     Args:
         folder: of all versions.
-        newer_than: a number.
+        current: number of the one that needn't be loaded.
         damaged: numbers that aren't tried; to which those are added that can't be loaded.
     """
     damaged = set() if damaged is None else damaged
     gone = set()
     while True:
-        left = [n for n in numbers(folder) if n > newer_than and n not in damaged | gone]
-        if not left:
+        left = [n for n in numbers(folder) if n not in damaged | gone]
+        if not left or left[0] == current:
             return None
         try:
             return Version.load(Path(folder) / str(left[0]), left[0])
@@ -93,11 +95,17 @@ def load_newest(
 
 @contextlib.contextmanager
 def _turn(folder: Path):
+    """Wait for one's turn, and give the file that keeps the last number."""
     import fcntl
 
-    with open(folder / ".lock", "w") as file:
+    with open(folder / ".last", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # released with the process, however it ends
-        yield
+        yield folder / ".last"
+
+
+def _number_in(path: Path) -> int:
+    text = path.read_text(encoding="utf-8").strip()
+    return int(text) if text.isdecimal() else 0
 
 
 def _to_disk(path: Path) -> None:

@@ -67,7 +67,7 @@ def test_no_outputs(path):
         if cell.cell_type == "code":
             assert cell.outputs == [] and cell.execution_count is None, cell.id
         assert "attachments" not in cell, cell.id
-        assert set(cell.metadata) <= {"tags"}, cell.id
+        assert set(cell.metadata) <= {"tags", "mystnb"}, cell.id
 
 
 @each

@@ -317,10 +317,11 @@ def test_versions_are_numbered_the_newest_wins_and_old_ones_go(version, tmp_path
     for expected in range(1, 5):
         assert publish(version, tmp_path, keep=2) == expected
     assert numbers(tmp_path) == [4, 3]
-    assert load_newest(tmp_path).number == 4 and load_newest(tmp_path, newer_than=4) is None
-    assert {path.name for path in tmp_path.iterdir()} == {"3", "4", ".lock"}
+    assert load_newest(tmp_path).number == 4 and load_newest(tmp_path, current=4) is None
+    assert {path.name for path in tmp_path.iterdir()} == {"3", "4", ".last"}
     (tmp_path / "4").rename(tmp_path / "withdrawn")  # rollback
-    assert load_newest(tmp_path).number == 3
+    assert load_newest(tmp_path, current=4).number == 3
+    assert publish(version, tmp_path) == 5  # the number of what was withdrawn isn't used again
     with pytest.raises(ValueError, match="keep must be at least 1"):
         publish(version, tmp_path, keep=0)
 
@@ -361,7 +362,7 @@ def test_a_damaged_version_gives_way_to_the_one_before(version, folder, caplog, 
     damaged = set()
     assert load_newest(folder, damaged=damaged).number == 1
     assert damaged == {2} and "version 2" in caplog.text and "can't be loaded" in caplog.text
-    assert load_newest(folder, newer_than=1, damaged=damaged) is None
+    assert load_newest(folder, current=1, damaged=damaged) is None
 
 
 def test_a_version_that_vanishes_while_it_is_loaded(version, folder, monkeypatch, caplog):
@@ -390,7 +391,7 @@ def test_publishers_take_turns(version, tmp_path):
     with versions._turn(tmp_path):
         code = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
         run = subprocess.run(
-            [sys.executable, "-c", code, tmp_path / ".lock"], capture_output=True, text=True
+            [sys.executable, "-c", code, tmp_path / ".last"], capture_output=True, text=True
         )
     assert "BlockingIOError" in run.stderr
 
@@ -529,6 +530,11 @@ def test_a_newer_version_takes_over_and_says_so(client, version):
             break
     assert client.post("/recommend", json={"k": 1}).json()["version"] == 2
     assert metric(client, "recommend_version") == 2
+    (client.folder / "2").rename(client.folder / "withdrawn")
+    for _ in range(500):
+        if client.get("/health").json()["version"] == 1:
+            break
+    assert client.post("/recommend", json={"k": 1}).json()["version"] == 1
 
 
 def test_a_damaged_version_is_counted_once_and_not_served(client, version):
