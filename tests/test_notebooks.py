@@ -8,10 +8,13 @@ import os
 import re
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 import pytest
 import yaml
+
+from recsys_helpers.plots import COLOURS
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -150,6 +153,81 @@ def test_no_local_paths(path):
     text = path.read_text("utf-8")
     for hint in ("/home/", "/Users/", "/root/", "/work/", "/tmp/", "C:\\\\", str(ROOT)):
         assert hint not in text, hint
+
+
+# Figures
+
+DRAWINGS = [
+    path
+    for path in sorted((ROOT / "book" / "figures").glob("*.svg"))
+    if path.stem not in ("logo", "favicon", "colab-badge")
+]
+FIGURE = re.compile(
+    r"^(`{3,})\{figure\} (\S+)\n((?::\w+:[^\n]*\n)*)\n?(.*?)\n\1$", re.DOTALL | re.MULTILINE
+)
+
+
+def pages_with_text():
+    """Each page that has text, with that text and the metadata of its cells."""
+    for path in NOTEBOOKS:
+        cells = read(path).cells
+        text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        yield path, text, [cell.metadata.get("mystnb", {}) for cell in cells]
+    for path in sorted((ROOT / "book").glob("*.md")):
+        yield path, path.read_text("utf-8"), []
+
+
+def test_every_figure_has_a_name_a_caption_and_says_what_is_to_be_seen():
+    names = []
+    for path, text, metadata in pages_with_text():
+        figures = []
+        for _, file, options, caption in FIGURE.findall(text):
+            assert (path.parent / file).is_file(), f"{path.name}: {file}"
+            figures.append((dict(re.findall(r"^:(\w+): *(.*)$", options, re.MULTILINE)), caption))
+            assert f"{{numref}}`{figures[-1][0].get('name')}`" in text, f"{path.name}: {file}"
+        assert len(figures) == text.count("{figure}"), path.name
+        for cell in metadata:
+            if "figure" in cell:
+                figures.append(
+                    ({**cell["figure"], **cell.get("image", {})}, cell["figure"]["caption"])
+                )
+        for options, caption in figures:
+            name, alt = options.get("name"), options.get("alt", "")
+            assert name and caption.strip(), f"{path.name}: {name}"
+            assert len(alt) >= 30 and alt.strip() != " ".join(caption.split()), (
+                f"{path.name}: {name}"
+            )
+            names.append(name)
+    assert len(set(names)) == len(names)
+    assert {path.name for path in DRAWINGS} <= set(
+        re.findall(r"[\w-]+\.svg", "".join(text for _, text, _ in pages_with_text()))
+    )
+
+
+@pytest.mark.parametrize("path", DRAWINGS, ids=lambda path: path.stem)
+def test_a_drawing_has_the_pages_colours_and_text_for_a_phone(path):
+    root = ElementTree.fromstring(path.read_text("utf-8"))
+    *_, width, height = map(float, root.get("viewBox").split())
+    colours = {
+        name: COLOURS.get(name, "#ffffff") for name in ("ink", "muted", "user", "item", "paper")
+    }
+    allowed = {f"var(--{name}, {colour})" for name, colour in colours.items()} | {"none"}
+    for element in root.iter():
+        kind = element.tag.split("}")[1]
+        assert kind not in ("style", "title", "image") and not element.get("style"), kind
+        for name in ("fill", "stroke", "color", "stop-color"):
+            value = element.get(name)
+            assert value is None or value in allowed or value.startswith("url(#"), value
+        covers = (
+            float(element.get("width", 0)) >= width and float(element.get("height", 0)) >= height
+        )
+        assert not (kind == "rect" and covers), "a background"
+        # A phone of 400 pixels leaves 352 to a drawing; what is smaller is a subscript.
+        if kind != "tspan" and element.get("font-size"):
+            assert float(element.get("font-size")) * 352 / width >= 12
+        if element.get("id"):
+            assert element.get("id").startswith(path.stem.replace("_", "-"))
+    assert float(root.get("font-size")) * 352 / width >= 12
 
 
 # Notation
