@@ -47,19 +47,16 @@ def publish(version: Version, folder: str | os.PathLike, keep: int = 3) -> int:
     with _turn(folder) as last:
         for left_behind in folder.glob(".new-*"):
             shutil.rmtree(left_behind)
+        number = max([*numbers(folder), _number_in(last)]) + 1  # never one that was withdrawn
         new = folder / f".new-{secrets.token_hex(4)}"
-        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        version.save(new, created=created)
+        version.save(new, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         for path in [*new.rglob("*"), new]:
             _to_disk(path)
-        number = max([*numbers(folder), _number_in(last)]) + 1  # never one that was withdrawn
         last.write_text(f"{number}\n", encoding="utf-8")
         os.rename(new, folder / str(number))
         _to_disk(folder)
         for old in numbers(folder)[keep:]:
-            gone = folder / f".new-{secrets.token_hex(4)}"
-            os.rename(folder / str(old), gone)  # first invisible, then no more
-            shutil.rmtree(gone)
+            _remove(folder, old)
     return number
 
 
@@ -106,6 +103,12 @@ def _turn(folder: Path):
 def _number_in(path: Path) -> int:
     text = path.read_text(encoding="utf-8").strip()
     return int(text) if text.isdecimal() else 0
+
+
+def _remove(folder: Path, number: int) -> None:
+    gone = folder / f".new-{secrets.token_hex(4)}"
+    os.rename(folder / str(number), gone)  # first invisible, then no more
+    shutil.rmtree(gone)
 
 
 def _to_disk(path: Path) -> None:
