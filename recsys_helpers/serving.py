@@ -267,7 +267,8 @@ class Version:
     def _having(self, name: str, values) -> np.ndarray:
         if name not in self.rows_with:
             raise ValueError(
-                f"there is no field {name!r} to filter by; there are {', '.join(self.rows_with)}."
+                f"there is no field {name!r} to filter by; there are "
+                f"{', '.join(self.rows_with) or 'none'}."
             )
         mask = np.zeros(len(self.items), bool)
         for value in values:
