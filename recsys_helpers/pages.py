@@ -276,7 +276,8 @@ def live(name: str, data: dict, still, caption: str = "", alt: str = "") -> HTML
         f'<div class="live" data-live="{name}">'
         f'<script type="application/json" class="live-data">{text}</script>'
         f'<div class="live-still" role="img" aria-label="{escape(alt)}">{for_the_page(still)}</div>'
-        f'<p class="live-note">{caption} It can be moved in the pages that `make book` builds.</p></div>'
+        f'<p class="live-note">{caption} It can be moved in the pages that `make book` builds.</p>'
+        "</div>"
     )
 
 
