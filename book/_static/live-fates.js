@@ -58,7 +58,7 @@ One cloud of movies for each share that was trained, for a few users; nothing is
       }
       list.replaceChildren(...best.map((i) => h("li", { "data-item": i },
         user.titles[i], h("span", {}, ` ${user.times[i]}\u00d7`))));
-      const median = best.map((i) => user.times[i]).sort((a, b) => a - b)[SHOWN / 2];
+      const median = best.map((i) => user.times[i]).sort((a, b) => a - b)[best.length >> 1];
       facts.textContent = `Slope of the line: ${number(slope, 2)}. Half of the ten were watched at least `
         + `${median} times. HR@10 of all users on the validation target: ${number(data.hit_rate[share], 3)}.`;
       drawing.setAttribute("aria-label", `Movies by popularity and logit; the line's slope is ${number(slope, 2)}`);

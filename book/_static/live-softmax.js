@@ -17,7 +17,7 @@
           s("line", { x1: LEFT, x2: WIDE, y1: level(p), y2: level(p), class: p ? "live-grid" : "live-axis" }),
           s("text", { x: LEFT - 6, y: level(p) + 4, "text-anchor": "end" }, p)]),
         s("text", { x: LEFT + 6, y: HIGH - BOTTOM + 16 }, "target"),
-        s("text", { x: WIDE, y: HIGH - BOTTOM + 16, "text-anchor": "end" }, `the ${BARS - 1} nearest of ${cosines.length - 1} others`)),
+        s("text", { x: WIDE, y: HIGH - BOTTOM + 16, "text-anchor": "end" }, `the ${BARS - 1} nearest of ${(cosines.length - 1).toLocaleString("en")} others`)),
       bars);
     const facts = h("p", { class: "softmax-facts", "aria-live": "polite" });
 
