@@ -112,9 +112,10 @@ def test_a_strip_plot_has_the_first_row_at_the_top_and_new_ones_filled():
 def test_a_picture_that_can_be_touched_has_its_data_and_a_still_one():
     figure = matplotlib.figure.Figure()
     figure.add_subplot().plot([1, 2], color=plots.COLOURS["user"])
-    html = live("map", {"text": "a</script>b", "numbers": [1.5]}, figure, "Still.").data
+    html = live("map", {"text": "a</script>b", "numbers": [1.5]}, figure, "Still.", 'A "dot"').data
     data = re.search(r'<script type="application/json" class="live-data">(.*?)</script>', html)[1]
     assert json.loads(data) == {"text": "a</script>b", "numbers": [1.5]}
+    assert 'role="img" aria-label="A &quot;dot&quot;"' in html
     assert 'data-live="map"' in html and "<svg" in html and "<?xml" not in html
     assert "var(--user, #1f6fb2)" in html  # the still picture has the page's colours
     with pytest.raises(ValueError):
