@@ -7,7 +7,7 @@ IMPORTS = """
 import sys
 
 import recsys_helpers
-from recsys_helpers import baselines, datasets, index, metrics, results, samples, splits
+from recsys_helpers import baselines, datasets, index, metrics, results, samples, splits, versions
 
 assert not {"keras", "tensorflow", "jax", "torch"} & sys.modules.keys(), "data need no Keras"
 import keras
