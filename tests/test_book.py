@@ -270,6 +270,7 @@ def test_everybody_can_read_and_reach_the_page(opened, document, mode):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = opened(document).page
     page.evaluate(f"document.documentElement.dataset.theme = '{mode}'")
+    page.wait_for_timeout(500)  # the theme fades from one side to the other
     found = axe.Axe().run(page).response["violations"]
     page.evaluate("document.documentElement.dataset.theme = 'light'")
     grave = [f for f in found if f["impact"] in ("serious", "critical")]
