@@ -12,7 +12,7 @@ RIGHT_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3,
 FIND_PYTHON = for p in $(CANDIDATES); do $$p -c '$(RIGHT_VERSION)' 2>/dev/null && echo $$p && break; done
 
 .PHONY: help book test test-own-data serve results bench lint clean data requirements set-repository \
-        test-colab test-backends
+        test-colab test-backends scale
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -80,14 +80,26 @@ test-backends: $(INSTALLED) ## the tests of layers and models on JAX and PyTorch
 	  KERAS_BACKEND=$$backend $(VENV)-backends/bin/python -m pytest $(KERAS_TESTS) || exit 1; done
 	$(VENV)-backends/bin/python -m pytest tests/test_backends.py
 
-requirements: $(INSTALLED) ## resolve requirements.txt anew from pyproject.toml
+SCALE := $(VENV)-scale
+scale: ## training, encoding and vectors beyond one process; three minutes
+	@python="$$($(FIND_PYTHON))"; "$${python:?Python 3.11, 3.12 or 3.13 is needed}" -m venv $(SCALE)
+	$(SCALE)/bin/python -m pip install --quiet -r requirements.txt -r requirements-scale.txt
+	$(SCALE)/bin/python -m pytest tests/test_scale.py tests/test_scale_training.py
+
+COMPILE := $(VENV)-uv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
+  --no-header --no-emit-index-url --no-emit-find-links pyproject.toml
+requirements: $(INSTALLED) ## resolve requirements*.txt anew from pyproject.toml
 	$(BIN)/python -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install --quiet uv
-	{ printf '%s\n' '# Everything the book, its tests and its CI install, on Python 3.11 to 3.13.' \
+	set -eo pipefail; { printf '%s\n' '# Everything the book, its tests and its CI install, on Python 3.11 to 3.13.' \
 	  '# Resolved from pyproject.toml by `make requirements`; pip alone installs it.'; \
-	  $(VENV)-uv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras \
-	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links pyproject.toml \
-	  | grep -v pypy; printf '%s\n' '-e .'; } > requirements.new
-	mv requirements.new requirements.txt; rm -rf $(VENV)-uv
+	  $(COMPILE) --extra book --extra test --extra serve | grep -v pypy; \
+	  printf '%s\n' '-e .'; } > requirements.new
+	mv requirements.new requirements.txt
+	grep -v '^-e' requirements.txt > $(VENV)-uv/everyday.txt
+	set -eo pipefail; { printf '%s\n' '# Beside requirements.txt: the extra `scale`. `make scale` installs both.'; \
+	  $(COMPILE) --extra scale -c $(VENV)-uv/everyday.txt | grep -v pypy \
+	  | grep -vxFf requirements.txt; } > requirements.new
+	mv requirements.new requirements-scale.txt; rm -rf $(VENV)-uv
 
 clean: ## remove what was built, not the environment nor the data
 	rm -rf _build .pytest_cache .ruff_cache

@@ -289,10 +289,10 @@ class TwoTower(keras.Model):
             vectors.append(_as_numpy(self(rows, training=False)[:, -1]))
         return np.concatenate(vectors)
 
-    def item_vectors(self, batch_size=65_536):
-        """Item vectors as a numpy array [num_items, d]; row i is item i + 1."""
-        ids = np.arange(1, self.num_items + 1, dtype="int32")
-        blocks = [ids[i : i + batch_size] for i in range(0, self.num_items, batch_size)]
+    def item_vectors(self, ids=None, batch_size=65_536):
+        """Vectors of the items `ids` [n] as a numpy array [n, d]; None: of all, from item 1 on."""
+        ids = np.arange(1, self.num_items + 1) if ids is None else np.asarray(ids)
+        blocks = np.split(ids.astype("int32"), range(batch_size, len(ids), batch_size))
         vectors = [self.item_tower(ops.convert_to_tensor(b), training=False) for b in blocks]
         return np.concatenate([_as_numpy(block) for block in vectors])
 

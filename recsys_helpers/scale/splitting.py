@@ -1,0 +1,121 @@
+"""The split of the book where one machine's memory ends: DuckDB, which spills to disk."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+ORDER = "timestamp, file, position"  # events of the same time keep the order of the source
+
+
+def leave_last_out(
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    min_item_interactions: int = 5,
+    memory: str = "",
+) -> dict[str, int]:
+    """`splits.leave_last_out` of a folder of Parquet files, row for row, without a Dataset.
+
+    Writes `train.parquet`, `validation.parquet` and `test.parquet` with `user_id`, `item_id` and
+    `timestamp`, each user's events in their order, and `users.parquet` and `items.parquet` with the
+    `original_id` of each number. The folder appears when all of it is there.
+
+    Args:
+        source: `*.parquet` with `user_id`, `item_id` and `timestamp`, one row an event; of the
+            events of a user with the same item the first counts.
+        destination: a folder that doesn't exist yet.
+        min_item_interactions: items with fewer are dropped, and users with fewer than three, until
+            nothing changes.
+        memory: how much DuckDB may hold, such as "2GB"; what is more goes to disk beside
+            `destination`.
+
+    Returns:
+        Rows of each file.
+
+    Raises:
+        FileExistsError: if `destination` is there.
+        ValueError: if a user, an item or a time is missing, or nothing is left.
+    """
+    import duckdb
+
+    source, destination = Path(source), Path(destination)
+    if destination.exists():
+        raise FileExistsError(f"{destination} is there already: remove it, or name another folder.")
+    unfinished = destination.with_name(f".{destination.name}-{secrets.token_hex(4)}")
+    unfinished.mkdir(parents=True)
+    try:
+        with duckdb.connect(str(unfinished / "work.duckdb")) as engine:
+            if memory:
+                engine.execute(f"SET memory_limit = '{memory}'")
+            engine.execute("SET preserve_insertion_order = false")
+            counts = _split(engine, source, unfinished, min_item_interactions)
+        for path in unfinished.glob("work.duckdb*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        os.rename(unfinished, destination)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return counts
+
+
+def _split(engine, source: Path, folder: Path, min_item_interactions: int) -> dict[str, int]:
+    files = str(source / "*.parquet").replace("'", "''")
+    engine.execute(
+        f"""CREATE TABLE events AS
+            SELECT user_id, item_id, timestamp, filename AS file, file_row_number AS position
+            FROM read_parquet('{files}', filename = true, file_row_number = true)"""
+    )
+    missing = engine.execute(
+        "SELECT count(*) FROM events WHERE user_id IS NULL OR item_id IS NULL OR timestamp IS NULL"
+    ).fetchone()[0]
+    if missing:
+        raise ValueError(f"{missing} events have no user_id, item_id or timestamp.")
+    engine.execute(
+        f"""CREATE OR REPLACE TABLE events AS SELECT * FROM events
+            QUALIFY row_number() OVER (PARTITION BY user_id, item_id ORDER BY {ORDER}) = 1"""
+    )
+    left = -1
+    while left != (left := engine.execute("SELECT count(*) FROM events").fetchone()[0]):
+        for who, least in (("item_id", min_item_interactions), ("user_id", 3)):
+            engine.execute(
+                f"""DELETE FROM events WHERE {who} IN
+                    (SELECT {who} FROM events GROUP BY {who} HAVING count(*) < {int(least)})"""
+            )
+    if not left:
+        raise ValueError(
+            f"no event is left of users with three and items with {min_item_interactions}."
+        )
+    for who in ("user", "item"):  # numbered by ascending original id, as a Dataset is
+        engine.execute(
+            f"""CREATE TABLE {who}s AS SELECT {who}_id AS original_id,
+                CAST(row_number() OVER (ORDER BY {who}_id) AS INTEGER) AS {who}_id
+                FROM (SELECT DISTINCT {who}_id FROM events)"""
+        )
+        _write(engine, f"SELECT {who}_id, original_id FROM {who}s ORDER BY {who}_id",
+               folder / f"{who}s.parquet")  # fmt: skip
+    engine.execute(
+        f"""CREATE TABLE numbered AS
+            SELECT users.user_id, items.item_id, timestamp, file, position,
+                   row_number() OVER (PARTITION BY events.user_id ORDER BY {ORDER}) AS place,
+                   count(*) OVER (PARTITION BY events.user_id) AS length
+            FROM events JOIN users ON events.user_id = users.original_id
+                        JOIN items ON events.item_id = items.original_id"""
+    )
+    counts = {}
+    for name, chosen in (
+        ("train", "place < length - 1"), ("validation", "place = length - 1"),
+        ("test", "place = length"),
+    ):  # fmt: skip
+        counts[name] = _write(
+            engine,
+            f"""SELECT user_id, item_id, timestamp FROM numbered WHERE {chosen}
+                ORDER BY user_id, place""",
+            folder / f"{name}.parquet",
+        )
+    return counts
+
+
+def _write(engine, query: str, path: Path) -> int:
+    target = str(path).replace("'", "''")
+    return engine.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet)").fetchone()[0]

@@ -1,0 +1,313 @@
+"""Beyond one machine: parts of a folder on workers that may die, and vectors in an engine."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recsys_helpers.datasets import Dataset
+from recsys_helpers.index import ExactIndex
+from recsys_helpers.scale.parts import (
+    EncodeItems,
+    EncodeUsers,
+    Search,
+    _model,
+    lists,
+    matrix,
+    over_parts,
+)
+from recsys_helpers.splits import leave_last_out
+
+# Parts
+
+
+class Double:
+    """Work that says which process did which part, and may be slow or fail."""
+
+    def __init__(self, log=None, seconds=0.0, fails_on=None):
+        self.log, self.seconds, self.fails_on = log, seconds, fails_on
+
+    def __call__(self, table):
+        first = table["x"][0].as_py()
+        if self.log:
+            with open(self.log, "a") as file:
+                file.write(f"{os.getpid()} {first}\n")
+        time.sleep(self.seconds)
+        if first == self.fails_on:
+            raise ValueError(f"part {first} is broken")
+        return pa.table({"x": table["x"], "twice": pa.array(2 * table["x"].to_numpy())})
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for part in range(6):
+        rows = pa.array(np.arange(10 * part, 10 * part + 10))
+        pq.write_table(pa.table({"x": rows}), folder / f"part-{part}.parquet")
+    return folder
+
+
+def rows(folder):
+    return sorted(pq.read_table(folder)["twice"].to_pylist())
+
+
+def test_every_part_is_done_once_and_only_what_is_missing(source, tmp_path):
+    report = over_parts(Double(), source, tmp_path / "out")
+    assert report.done == [f"part-{i}.parquet" for i in range(6)] and report.there == []
+    assert rows(tmp_path / "out") == list(range(0, 120, 2))
+    (tmp_path / "out" / "part-3.parquet").unlink()
+    again = over_parts(Double(tmp_path / "log"), source, tmp_path / "out")
+    assert again.done == ["part-3.parquet"] and len(again.there) == 5
+    assert (tmp_path / "log").read_text().split()[1] == "30"
+    assert rows(tmp_path / "out") == list(range(0, 120, 2))
+
+
+def test_a_part_that_fails_leaves_nothing_behind(source, tmp_path):
+    with pytest.raises(ValueError, match="part 20 is broken"):
+        over_parts(Double(fails_on=20), source, tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "part-0.parquet", "part-1.parquet"]  # fmt: skip
+    over_parts(Double(), source, tmp_path / "out")
+    assert rows(tmp_path / "out") == list(range(0, 120, 2))
+
+
+def test_a_part_half_written_is_none(source, tmp_path, monkeypatch):
+    def no_space(table, path):
+        Path(path).write_bytes(b"PAR1")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(pq, "write_table", no_space)
+    with pytest.raises(OSError, match="no space left"):
+        over_parts(Double(), source, tmp_path / "out")
+    assert not [*(tmp_path / "out").iterdir()]
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected \*.parquet files in .*, found none"):
+        over_parts(Double(), tmp_path, tmp_path / "out")
+
+
+def test_lists_of_a_column_become_a_matrix_and_back():
+    numbers = np.arange(6, dtype=np.float32).reshape(3, 2)
+    table = pa.table({"v": lists(numbers)})
+    assert np.array_equal(matrix(table["v"]), numbers)
+    part = pa.chunked_array([lists(numbers), lists(numbers[:1] + 9)]).slice(1)
+    assert matrix(part).tolist() == [[2, 3], [4, 5], [9, 10]]
+    assert matrix(pa.chunked_array([pa.array([[1, 2], [3, 4]])])).tolist() == [[1, 2], [3, 4]]
+    tokens = np.arange(24, dtype=np.int8).reshape(2, 4, 3)  # several numbers at each moment
+    assert np.array_equal(matrix(lists(tokens)), tokens)
+    assert matrix(lists(np.arange(3))).tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="equally long in every row, received lengths from 1 to 2"):
+        matrix(pa.chunked_array([pa.array([[1, 2], [3]])]))
+
+
+def test_searching_in_parts_is_searching_at_once(tmp_path):
+    rng = np.random.default_rng(1)
+    items, users = rng.normal(size=(30, 4)), rng.normal(size=(8, 4)).astype(np.float32)
+    exclude = [[int(u) + 1, 7] for u in range(8)]
+    index = ExactIndex().build(items, np.arange(1, 31))
+    index.save(tmp_path / "index")
+    (tmp_path / "users").mkdir()
+    for part in range(2):
+        chosen = slice(4 * part, 4 * part + 4)
+        table = pa.table({"user_id": np.arange(8)[chosen], "vector": lists(users[chosen]),
+                          "exclude": exclude[chosen]})  # fmt: skip
+        pq.write_table(table, tmp_path / "users" / f"{part}.parquet")
+    over_parts(Search(str(tmp_path / "index"), ExactIndex, 3), tmp_path / "users", tmp_path / "top")
+    found = pq.read_table(tmp_path / "top")
+    ids, scores = index.query(users, 3, exclude)
+    assert np.array_equal(matrix(found["item_ids"]), ids)
+    assert np.array_equal(matrix(found["scores"]), scores)
+
+
+@pytest.mark.parametrize("kind", ["dssm", "youtubednn"])  # with the user's id, and without
+def test_encoding_in_parts_is_the_models_own(kind, tmp_path):
+    from test_two_tower import NUM_ITEMS, first_rows, make, ring
+
+    model, inputs = make(kind), first_rows(ring(positions=1)[0], 9)
+    users = model.user_vectors(inputs)
+    model.save(tmp_path / "model.keras")
+    for name in ("users", "items"):
+        (tmp_path / name).mkdir()
+    ids = np.arange(1, NUM_ITEMS + 1)
+    for part in range(3):
+        some = {name: lists(array[part::3]) for name, array in inputs.items()}
+        some = {"user_id": np.arange(9)[part::3], "country": ["x"] * 3} | some
+        pq.write_table(pa.table(some), tmp_path / "users" / f"{part}.parquet")
+        pq.write_table(pa.table({"item_id": ids[part::3]}), tmp_path / "items" / f"{part}.parquet")
+    work = {"users": EncodeUsers(str(tmp_path / "model.keras"), 2),
+            "items": EncodeItems(str(tmp_path / "model.keras"), 5)}  # fmt: skip
+    before = _model.cache_info()
+    for name, encode in work.items():
+        over_parts(encode, tmp_path / name, tmp_path / f"{name} encoded")
+    for part in range(3):
+        for name, own in (("users", users), ("items", model.item_vectors())):
+            found = pq.read_table(tmp_path / f"{name} encoded" / f"{part}.parquet")
+            np.testing.assert_allclose(matrix(found["vector"]), own[part::3], atol=1e-6)
+    assert found["item_id"].to_pylist() == ids[2::3].tolist()
+    np.testing.assert_allclose(model.item_vectors([3, 1]), model.item_vectors()[[2, 0]], atol=1e-6)
+    assert _model.cache_info().misses - before.misses == 1  # once, for all six parts
+    bad = pa.table({"item_id": [1, NUM_ITEMS + 1]})
+    with pytest.raises(ValueError, match=f"from 1 to {NUM_ITEMS}, received 1 to {NUM_ITEMS + 1}"):
+        work["items"](bad)
+    with pytest.raises(ValueError, match="missing are .*history"):
+        work["users"](pa.table({"user_id": [1]}))
+
+
+@pytest.fixture(scope="module")
+def client():
+    distributed = pytest.importorskip("distributed", reason="dask.distributed isn't installed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+    ) as cluster, distributed.Client(cluster) as client:  # fmt: skip
+        yield client
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_workers_do_what_a_loop_does(client, source, tmp_path):
+    report = over_parts(Double(tmp_path / "log", 0.05), source, tmp_path / "out", client)
+    assert len(report.done) == 6 and rows(tmp_path / "out") == list(range(0, 120, 2))
+    pids = {line.split()[0] for line in (tmp_path / "log").read_text().splitlines()}
+    assert len(pids) == 2 and str(os.getpid()) not in pids
+    assert over_parts(Double(), source, tmp_path / "out", client).done == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_failing_part_is_named_and_the_others_are_kept(client, source, tmp_path):
+    with pytest.raises(ValueError, match="part 20 is broken"):
+        over_parts(Double(fails_on=20), source, tmp_path / "out", client)
+    assert sorted(int(p.stem[-1]) for p in (tmp_path / "out").iterdir()) == [0, 1, 3, 4, 5]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_killed_worker_loses_nothing_and_does_nothing_twice(client, source, tmp_path):
+    import threading
+
+    log = tmp_path / "log"
+
+    def kill():
+        while not log.is_file() or len(log.read_text().splitlines()) < 3:
+            time.sleep(0.01)
+        os.kill(int(log.read_text().split()[-2]), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    report = over_parts(Double(log, 0.3), source, tmp_path / "out", client)
+    thread.join()
+    assert len(log.read_text().splitlines()) > 6  # a part was begun again
+    assert len(report.done) == 6 and rows(tmp_path / "out") == list(range(0, 120, 2))
+    assert len(list((tmp_path / "out").iterdir())) == 6 + len(
+        list((tmp_path / "out").glob(".*.unfinished"))
+    )
+
+
+# Vectors in an engine
+
+
+@pytest.fixture
+def milvus(tmp_path):
+    pytest.importorskip("pymilvus", reason="pymilvus isn't installed")
+    pytest.importorskip("milvus_lite", reason="milvus-lite isn't installed")
+    from recsys_helpers.scale.milvus import MilvusIndex
+
+    made = []
+
+    def make(**settings):
+        made.append(MilvusIndex(str(tmp_path / "vectors.db"), **settings))
+        return made[-1]
+
+    yield make
+    for index in made:
+        index.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("metric", ["dot", "cosine"])
+def test_the_engine_answers_as_exact_search(milvus, metric):
+    rng = np.random.default_rng(1)
+    items, users = rng.normal(size=(200, 8)), rng.normal(size=(5, 8))
+    ids = rng.permutation(1000)[:200]
+    exclude = [ids[:3], [], [int(ids[9])], (), np.array([5])]
+    engine, exact = milvus(metric=metric), ExactIndex(metric).build(items, ids)
+    engine.build(items, ids)
+    for asked in ((users, 10, exclude), (users, 10), (users[0], 4, ids[:50])):
+        (found, scores), (best, true) = engine.query(*asked), exact.query(*asked)
+        assert np.array_equal(found, best) and np.allclose(scores, true, rtol=1e-5)
+    assert len(engine) == 200
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_new_build_replaces_the_old_one_at_once_and_is_found_again(milvus, monkeypatch):
+    first, second = np.eye(4), -np.eye(4)
+    engine = milvus()
+    with pytest.raises(ValueError, match="there is no collection 'items': build the index first"):
+        engine.query(first[0], 1)
+    assert len(engine) == 0
+    engine.build(first, np.arange(4))
+    engine.build(second, np.arange(10, 14), {"genre": ["a", "b", "a", "b"], "year": [1, 2, 3, 4]})
+    assert engine.query(-first[1], 1)[0].tolist() == [11]
+    assert len(engine.client.list_collections()) == 1
+    assert engine.query(-first[1], 2, where='genre == "a"')[0].tolist() == [10, 12]
+    assert engine.query(-first[1], 1, where="year > 3")[0].tolist() == [13]
+    with pytest.raises(ValueError, match="asked for k = 3 items, the engine has 2 left"):
+        engine.query(-first[1], 3, where='genre == "a"')
+    with pytest.raises(ValueError, match="NaN"):  # a build that fails leaves the old one
+        engine.build(np.full((2, 4), np.nan), np.arange(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.client, "insert", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.build(first, np.arange(4))
+    assert len(engine) == 4 and len(engine.client.list_collections()) == 1
+    engine.close()
+    assert len(milvus()) == 4  # opened again
+    assert Path("vectors.db").exists() is False  # nothing beside the address asked for
+
+
+# The split, by an engine
+
+
+def ordered(frame):
+    return frame[["user_id", "item_id", "timestamp"]].astype("int64").to_numpy().tolist()
+
+
+def test_the_engine_splits_as_the_package_does(tmp_path):
+    pytest.importorskip("duckdb", reason="duckdb isn't installed")
+    from recsys_helpers.scale.splitting import leave_last_out as by_engine
+
+    rng = np.random.default_rng(2)
+    events = pd.DataFrame(
+        {
+            "user_id": rng.integers(0, 60, 900) * 7 - 100,  # gaps, and negative ones
+            "item_id": (rng.zipf(1.4, 900) % 50).astype("int64"),  # some of them rare; repeats
+            "timestamp": rng.integers(0, 40, 900) * 1_000_000,  # many at the same time
+        }
+    )
+    (tmp_path / "log").mkdir()
+    events.iloc[:400].to_parquet(tmp_path / "log" / "a.parquet")
+    events.iloc[400:].to_parquet(tmp_path / "log" / "b.parquet")
+    dataset = Dataset.from_tables(events, time_unit="s", verbose=False)
+    expected = leave_last_out(dataset, 5, verbose=False)
+    counts = by_engine(tmp_path / "log", tmp_path / "split", memory="200MB")
+    for name in ("train", "validation", "test"):
+        found = pd.read_parquet(tmp_path / "split" / f"{name}.parquet")
+        assert ordered(found) == ordered(getattr(expected, name)), name
+        assert counts[name] == len(found)
+    items = pd.read_parquet(tmp_path / "split" / "items.parquet").set_index("item_id")
+    assert items["original_id"].equals(expected.dataset.items["original_id"].astype("int64"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "split"]
+    with pytest.raises(FileExistsError, match="is there already"):
+        by_engine(tmp_path / "log", tmp_path / "split")
+    with pytest.raises(ValueError, match="no event is left of users with three and items with 999"):
+        by_engine(tmp_path / "log", tmp_path / "other", 999)
+    events["timestamp"] = events["timestamp"].where(events.index > 0)
+    events.to_parquet(tmp_path / "log" / "a.parquet")
+    with pytest.raises(ValueError, match="1 events have no user_id, item_id or timestamp"):
+        by_engine(tmp_path / "log", tmp_path / "other")
+    assert not (tmp_path / "other").exists() and len(list(tmp_path.iterdir())) == 2

@@ -1,0 +1,131 @@
+"""One model on several devices and processes is the model of one device, or says why it can't be.
+
+Each training runs in processes of its own (shared_training.py), on JAX.
+"""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PROGRAM = Path(__file__).with_name("shared_training.py")
+LOSSES = ["full", "sampled", "in-batch"]
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="no jax here")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """What one process has compiled, the next need not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield
+
+
+def start(**task):
+    environment = os.environ | {"PYTHONPATH": str(PROGRAM.parents[1])}
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), json.dumps(task)],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(*programs):
+    """Exit codes and what was said; none may stay behind."""
+    try:
+        said = [program.communicate(timeout=240)[1] for program in programs]
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+    return [program.returncode for program in programs], said
+
+
+def in_two(**task):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    shared = {"address": address, "processes": 2} | task
+    return finish(*(start(process=process, **shared) for process in range(2)))
+
+
+def result(file):
+    with np.load(file) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Losses and vectors of one device, and of one that sees half of each batch."""
+    file = str(tmp_path_factory.mktemp("alone") / "one.npz")
+    codes, said = finish(start(out=file, losses=[*LOSSES, "in-batch of half"]))
+    assert codes == [0], said
+    return result(file)
+
+
+def check_equal(found, expected):
+    for loss in LOSSES:
+        for what in ("loss", "items", "users"):
+            name = f"{loss}/{what}"
+            np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("layout", ["data", "rows"])
+def test_two_devices_of_one_process_train_the_same_model(tmp_path, alone, layout):
+    file = str(tmp_path / "two.npz")
+    codes, said = finish(start(out=file, losses=LOSSES, devices=2, layout=layout, shards=True))
+    assert codes == [0], said
+    found = result(file)
+    check_equal(found, alone)
+    for rows, _, of_one, _ in found["full/shards"]:  # a whole table, or half of its rows
+        assert of_one == (rows if layout == "data" else rows // 2)
+
+
+@pytest.mark.parametrize("layout, devices", [("data", 1), ("rows", 1), ("both", 2)])
+def test_two_processes_train_the_same_model(tmp_path, alone, layout, devices):
+    file = str(tmp_path / "two.npz")
+    codes, said = in_two(out=file, losses=LOSSES, layout=layout, devices=devices)
+    assert codes == [0, 0], said
+    check_equal(result(file), alone)
+
+
+def test_a_worker_that_sees_its_own_half_alone_trains_another_model(alone):
+    """What the equality above would catch: negatives of half a batch are another loss."""
+    assert np.abs(alone["in-batch of half/loss"] - alone["in-batch/loss"]).max() > 0.1
+
+
+def test_processes_that_would_train_on_different_batches_are_stopped(tmp_path):
+    spoilt = ["arrays", "seed", "batch_size"]
+    codes, said = in_two(out=str(tmp_path / "no.npz"), losses=[], layout="data", spoilt=spoilt)
+    assert codes == [0, 0], said
+    for text in said:
+        for what in spoilt:
+            assert f"expected the same {what} in all 2 processes, received" in text
+
+
+def test_a_killed_process_ends_the_run_and_the_checkpoint_resumes_it(tmp_path, alone):
+    file, model = str(tmp_path / "two.npz"), str(tmp_path / "model.keras")
+    shared = {"losses": ["full"], "layout": "rows", "save": model}
+    codes, said = in_two(out=file, dies=1, **shared)
+    assert codes[0] != 0 and codes[1] == -9
+    assert "another process ended, or can't be reached" in said[0] and f"load {model}" in said[0]
+    codes, said = in_two(out=file, epochs=2, epochs_before=2, load=model, **shared)
+    assert codes == [0, 0], said
+    found = result(file)
+    for what, first in (("loss", 2), ("items", 0), ("users", 0)):
+        expected = alone[f"full/{what}"][first:]
+        np.testing.assert_allclose(found[f"full/{what}"], expected, atol=1e-5, err_msg=what)
+    assert [p.name for p in tmp_path.glob("*.keras")] == ["model.keras"]
+
+
+def test_on_another_backend_it_says_so():
+    from recsys_helpers.scale import training
+
+    with pytest.raises(RuntimeError, match="the backend is tensorflow. Set KERAS_BACKEND=jax"):
+        training.GlobalBatches({}, np.ones((1, 1), int), 1, 1)
