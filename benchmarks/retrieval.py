@@ -191,6 +191,17 @@ class FaissIVF(FaissHNSW):
         self.index.nprobe = value
 
 
+class FaissPQ(FaissIVF):
+    """Cells of vectors that are kept as 16 bytes instead of 256."""
+
+    name, build_text = "Faiss IVF-PQ", "IVFPQ, sqrt(items) lists, 16 codes of 8 bits, all threads"
+
+    def _new(self, faiss, n):
+        self.centres = faiss.IndexFlatIP(DIM)
+        lists = round(n**0.5)
+        return faiss.IndexIVFPQ(self.centres, DIM, lists, 16, 8, faiss.METRIC_INNER_PRODUCT)
+
+
 class Hnswlib(Contender):
     name, knob, grid, library = "hnswlib", "ef", EF, "hnswlib"
     build_text = f"M={M}, ef_construction={EF_CONSTRUCTION}, all threads"
@@ -268,7 +279,7 @@ class Usearch(Contender):
 def contenders() -> list[Contender]:
     """Those whose libraries are installed."""
     found, forests = [], [Annoy(trees) for trees in N_TREES]
-    others = [FaissHNSW(), FaissIVF(), Hnswlib(), Voyager(), Usearch()]
+    others = [FaissHNSW(), FaissIVF(), FaissPQ(), Hnswlib(), Voyager(), Usearch()]
     for contender in (Exact(), Ours(), *forests, *others):
         try:
             import_module(contender.library)
