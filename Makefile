@@ -11,8 +11,8 @@ CANDIDATES := $(PYTHON) $(if $(PYTHON),,python3 python3.13 python3.12 python3.11
 RIGHT_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 FIND_PYTHON = for p in $(CANDIDATES); do $$p -c '$(RIGHT_VERSION)' 2>/dev/null && echo $$p && break; done
 
-.PHONY: help book test test-own-data results bench lint clean data requirements set-repository test-colab \
-        test-backends scale
+.PHONY: help book test test-own-data serve results bench lint clean data requirements set-repository \
+        test-colab test-backends scale
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -32,6 +32,10 @@ test: $(INSTALLED) data ## the tests of the package, the chapters and the pages
 test-own-data: $(INSTALLED) data ## every chapter on logs that are not MovieLens's; ten minutes
 	$(BIN)/python -m pytest -n 2 tests/chapters_on_own_data.py
 
+serve: $(INSTALLED) data ## a short training, unless there was one, then http://127.0.0.1:8000/docs
+	@ls -d _build/versions/[0-9]* >/dev/null 2>&1 || $(BIN)/python -m recsys_helpers.versions _build/versions
+	$(BIN)/python -m recsys_helpers.service _build/versions
+
 results: $(INSTALLED) data ## run what is not recorded in results/, and rewrite the README's table
 	$(BIN)/python results/run.py
 
@@ -40,9 +44,14 @@ bench: $(INSTALLED) ## measure speed again, for the chapter on it; keep the mach
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/softmax.py
 	$(BIN)/python benchmarks/epoch_end.py
-	$(BIN)/python benchmarks/retrieval.py
+	folder=$$(mktemp -d); $(BIN)/python benchmarks/retrieval_vectors.py $$folder/vectors.npz \
+	  && for what in build ""; do $(BIN)/python benchmarks/retrieval.py $$folder/vectors.npz $$folder $$what \
+	  || break; done; rm -r $$folder
 	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/large_log.py
+	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/serving_faults.py
+	$(BIN)/python benchmarks/serving_filters.py
 
 lint: $(INSTALLED) ## ruff, as CI runs it
 	$(BIN)/ruff check
@@ -58,7 +67,7 @@ test-colab: ## package and chapters with Colab's versions, on Python 3.13
 	@python="$(or $(PYTHON),python3.13)"; $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' \
 	  || { echo "Colab has Python 3.13; '$$python' isn't it. Try: make test-colab PYTHON=/path/to/python3.13"; exit 1; }; \
 	  $$python -m venv $(VENV)-colab
-	$(VENV)-colab/bin/python -m pip install --quiet -e '.[test]' nbclient ipykernel ipywidgets papermill -c requirements-colab.txt
+	$(VENV)-colab/bin/python -m pip install --quiet -e '.[test,serve]' nbclient ipykernel ipywidgets papermill -c requirements-colab.txt
 	$(VENV)-colab/bin/python -m pytest
 	cd notebooks && for chapter in *.ipynb; do \
 	  echo $$chapter; ../$(VENV)-colab/bin/jupyter execute --timeout=900 $$chapter || exit 1; done

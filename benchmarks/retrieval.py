@@ -1,18 +1,20 @@
 """Recall@10 against queries per second: exact search, Annoy, and what has come after Annoy.
 
     pip install -r benchmarks/requirements.txt      the others; whoever is missing is left out
-    python benchmarks/retrieval.py                  everything (about twenty minutes, 6 GB)
-    python benchmarks/retrieval.py 10000 100000     these catalogue sizes only
+    python benchmarks/retrieval_vectors.py vectors.npz
+    python benchmarks/retrieval.py vectors.npz folder build         the indexes (half an hour, 8 GB)
+    python benchmarks/retrieval.py vectors.npz folder trained-1000000       ask them; minutes each,
+    python benchmarks/retrieval.py vectors.npz folder                       or all; keep it idle
 
-Unit vectors of 64 dimensions, for which cosine and inner product are the same, of two kinds:
-"random" ones have a normal distribution in each coordinate before they are scaled; "trained" ones
-are a YouTubeDNN's of ml-100k, its items tiled with noise half as large as the spread of each
-coordinate, asked with its users. Queries get one thread, whoever answers them, and the contenders
-take turns. Builds may have all threads, but for `AnnoyIndex`, whose builds are repeatable; one that
-would take more than three minutes, by the seconds of the size before, is skipped. Annoy has no call
-for a batch: its batch is the loop over single queries, measured once for both. The batch of
-`AnnoyIndex` is such a loop as well, within its own call. Sizes are those of saved files; ours hold
-the vectors a second time, for the scores.
+Unit vectors of 64 dimensions, for which cosine and inner product are the same. "trained" ones are
+the items of `retrieval_vectors.py`, and smaller catalogues are random parts of the million; the
+queries are its users. "random" ones have a normal distribution in each coordinate before they are
+scaled, queries as well. Builds may have all threads, but for `AnnoyIndex`, whose builds are
+repeatable; their time is the processor's, all threads added up, since it may be shared. Each
+setting's recall comes from all queries. Then all settings of all indexes take turns with one
+thread, some milliseconds each, one query at a time and in batches of all; what is reported is the
+median over the rounds, with the quartiles. Annoy has no call for a batch. Sizes are those of saved
+files; ours hold the vectors a second time, for the scores.
 
 A second table compares `AnnoyIndex.query` with Annoy's own call, on the same file and queries, by
 the median over the queries of each one's best time: that of caches which know the query already,
@@ -21,40 +23,39 @@ in which what ours adds weighs most.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-import tempfile
 import time
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ[variable] = "1"  # of numpy, which reads it when it is imported
 
 import annoy  # noqa: E402
 import numpy as np  # noqa: E402
-from common import alternate, in_fresh_process, report  # noqa: E402
+from common import FOLDER, report  # noqa: E402
 
 from recsys_helpers.index import AnnoyIndex  # noqa: E402
 
-SIZES = (10_000, 100_000, 1_000_000)
-DIM, K, SEED, QUERIES, EPOCHS = 64, 10, 1, 200, 4
-ROUNDS = 5
-TURN = 0.05  # seconds; the quick get all queries several times, the slow some, but ten at least
-PATIENCE = 180  # seconds; a build that would take longer is skipped
+CASES = ("trained-10000", "trained-100000", "trained-1000000", "random-100000")
+DIM, K, SEED, QUERIES = 64, 10, 1, 500
+ROUNDS, TURN = 7, 0.03  # seconds of a turn, in which the quick are asked several times
+BATCH, SINGLE = 200, 40  # queries; the least of a turn one at a time is this many
 THREADS = os.cpu_count()  # of builds
 N_TREES, OUR_TREES = (10, 50, 100), 50  # ours: those of the chapters
 MOST_NODES = 50_000_000  # items times trees; no larger forests
-SEARCH_K = (200, 1_000, 5_000, 20_000, 80_000)
-EF, NPROBE = (16, 64, 256, 1024), (1, 4, 16, 64)
+LOW, HIGH, LITTLE = 0.5, 0.99, 0.001  # recalls that are timed, and the least gain of a step
+SEARCH_K = tuple(int(100 * 10 ** (step / 5)) for step in range(18))  # 100 to 250,000
+EF = tuple(int(10 * 2 ** (step / 2)) for step in range(16))  # 10 to 1,810
+NPROBE = tuple(sorted({int(2 ** (step / 2)) for step in range(17)}))  # 1 to 256
 M, EF_CONSTRUCTION = 16, 100
 OVERHEAD_ROUNDS, OVERHEAD_SEARCH_K = 7, (500, 1_000, 2_000, 5_000, 20_000)
 
 
 class Contender:
-    """An index with a knob for its queries: `build`, `save`, `turn`, and then `one` or `batch`."""
+    """An index with a knob for its queries: `build`, `save`, `load`, `turn`, `one` and `batch`."""
 
     name, build_text, knob, grid, library, batch = "", "", "", (0,), "numpy", None
 
@@ -71,7 +72,10 @@ class Exact(Contender):
         self.vectors = vectors
 
     def save(self, path):
-        np.save(path.with_suffix(".npy"), self.vectors)
+        np.save(path, self.vectors)
+
+    def load(self, path):
+        self.vectors = np.load(path)
 
     def one(self, query):
         scores = self.vectors @ query
@@ -101,7 +105,9 @@ class Ours(Contender):
 
     def save(self, path):
         self.index.save(path)
-        (self.forest,) = path.glob("forest-*.ann")
+
+    def load(self, path):
+        self.index = AnnoyIndex.load(path)
 
     def turn(self, value):
         self.index.search_k = value
@@ -114,29 +120,26 @@ class Ours(Contender):
 
 
 class Annoy(Contender):
-    """Annoy itself; given `ours`, it opens the forest that was built and saved there."""
+    """Annoy itself."""
 
     name, knob, grid, library = "Annoy", "search_k", SEARCH_K, "annoy"
 
-    def __init__(self, n_trees, ours=None):
-        self.n_trees, self.ours = n_trees, ours
-        self.build_text = f"n_trees={n_trees}, {'one thread' if ours else 'all threads'}"
+    def __init__(self, n_trees):
+        self.n_trees, self.build_text = n_trees, f"n_trees={n_trees}, all threads"
 
     def build(self, vectors):
         self.index = annoy.AnnoyIndex(DIM, "angular")
-        if self.ours:
-            self.index.load(str(self.ours.forest))
-            return
         self.index.set_seed(SEED)
         for row, vector in enumerate(vectors):
             self.index.add_item(row, vector)
         self.index.build(self.n_trees, n_jobs=-1)
 
     def save(self, path):
-        if self.ours:
-            os.link(self.ours.forest, path)
-        else:
-            self.index.save(str(path))
+        self.index.save(str(path))
+
+    def load(self, path):
+        self.index = annoy.AnnoyIndex(DIM, "angular")
+        self.index.load(str(path), prefault=True)
 
     def one(self, query):
         return self.index.get_nns_by_vector(query, K, self.value, include_distances=True)[0]
@@ -147,20 +150,24 @@ class FaissHNSW(Contender):
     build_text = f"M={M}, efConstruction={EF_CONSTRUCTION}, all threads"
 
     def build(self, vectors):
-        self.faiss = import_module(self.library)
-        self.faiss.omp_set_num_threads(THREADS)
-        self.index = self._new(len(vectors))
+        faiss = import_module("faiss")
+        faiss.omp_set_num_threads(THREADS)
+        self.index = self._new(faiss, len(vectors))
         self.index.train(vectors)
         self.index.add(vectors)
-        self.faiss.omp_set_num_threads(1)
 
-    def _new(self, n):
-        index = self.faiss.IndexHNSWFlat(DIM, M, self.faiss.METRIC_INNER_PRODUCT)
+    def _new(self, faiss, n):
+        index = faiss.IndexHNSWFlat(DIM, M, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = EF_CONSTRUCTION
         return index
 
     def save(self, path):
-        self.faiss.write_index(self.index, str(path))
+        import_module("faiss").write_index(self.index, str(path))
+
+    def load(self, path):
+        faiss = import_module("faiss")
+        faiss.omp_set_num_threads(1)
+        self.index = faiss.read_index(str(path))
 
     def turn(self, value):
         self.index.hnsw.efSearch = value
@@ -176,13 +183,23 @@ class FaissIVF(FaissHNSW):
     name, knob, grid = "Faiss IVF", "nprobe", NPROBE
     build_text = "IVFFlat, sqrt(items) lists, all threads"
 
-    def _new(self, n):
-        self.centres = self.faiss.IndexFlatIP(DIM)
-        lists, metric = round(n**0.5), self.faiss.METRIC_INNER_PRODUCT
-        return self.faiss.IndexIVFFlat(self.centres, DIM, lists, metric)
+    def _new(self, faiss, n):
+        self.centres = faiss.IndexFlatIP(DIM)
+        return faiss.IndexIVFFlat(self.centres, DIM, round(n**0.5), faiss.METRIC_INNER_PRODUCT)
 
     def turn(self, value):
         self.index.nprobe = value
+
+
+class FaissPQ(FaissIVF):
+    """Cells of vectors that are kept as 16 bytes instead of 256."""
+
+    name, build_text = "Faiss IVF-PQ", "IVFPQ, sqrt(items) lists, 16 codes of 8 bits, all threads"
+
+    def _new(self, faiss, n):
+        self.centres = faiss.IndexFlatIP(DIM)
+        lists = round(n**0.5)
+        return faiss.IndexIVFPQ(self.centres, DIM, lists, 16, 8, faiss.METRIC_INNER_PRODUCT)
 
 
 class Hnswlib(Contender):
@@ -194,10 +211,14 @@ class Hnswlib(Contender):
         settings = {"M": M, "ef_construction": EF_CONSTRUCTION, "random_seed": SEED}
         self.index.init_index(len(vectors), **settings)
         self.index.add_items(vectors, num_threads=THREADS)
-        self.index.set_num_threads(1)
 
     def save(self, path):
         self.index.save_index(str(path))
+
+    def load(self, path):
+        self.index = import_module(self.library).Index("ip", DIM)
+        self.index.load_index(str(path))
+        self.index.set_num_threads(1)
 
     def turn(self, value):
         self.index.set_ef(value)
@@ -222,164 +243,157 @@ class Voyager(Contender):
     def save(self, path):
         self.index.save(str(path))
 
+    def load(self, path):
+        self.index = import_module(self.library).Index.load(str(path))
+
     def one(self, query):
         return self.index.query(query, K, num_threads=1, query_ef=self.value)[0]
 
     batch = one
 
 
-def unit(vectors):
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("float32")
+class Usearch(Contender):
+    name, knob, grid, library = "USearch", "expansion_search", EF, "usearch.index"
+    build_text = f"connectivity={M}, expansion_add={EF_CONSTRUCTION}, float32, all threads"
+
+    def build(self, vectors):
+        settings = {"connectivity": M, "expansion_add": EF_CONSTRUCTION, "dtype": "f32"}
+        self.index = import_module(self.library).Index(ndim=DIM, metric="ip", **settings)
+        self.index.add(np.arange(len(vectors)), vectors, threads=THREADS)
+
+    def save(self, path):
+        self.index.save(str(path))
+
+    def load(self, path):
+        self.index = import_module(self.library).Index.restore(str(path))
+
+    def turn(self, value):
+        self.index.expansion_search = value
+
+    def one(self, query):
+        return self.index.search(query, K, threads=1).keys
+
+    batch = one
 
 
-def train():
-    """Item and user vectors of chapter 5's model, after a few epochs."""
-    import keras
-
-    from recsys_helpers.datasets import load_dataset
-    from recsys_helpers.samples import training_samples
-    from recsys_helpers.splits import leave_last_out
-    from recsys_helpers.towers import ItemEmbeddingTower, YouTubeDNNUserTower
-    from recsys_helpers.two_tower import TwoTower
-
-    keras.utils.set_random_seed(SEED)
-    split = leave_last_out(load_dataset("ml-100k"))
-    rows, items = training_samples(split, positions=16), split.dataset.num_items
-    age = rows.inputs["example_age"][rows.targets > 0]
-    settings = {"dropout": 0.5, "example_age_scale": float(age.mean())}
-    user_tower = YouTubeDNNUserTower(rows.sizes, DIM, **settings)
-    model = TwoTower(user_tower, ItemEmbeddingTower(items, DIM), items, temperature=0.15, seed=SEED)
-    model.compile(optimizer=keras.optimizers.Adam(1e-3))
-    model.fit(rows.inputs, rows.targets, batch_size=32, epochs=EPOCHS, verbose=0)
-    return model.item_vectors(), model.user_vectors(rows.serving_inputs("test"))
+def contenders() -> list[Contender]:
+    """Those whose libraries are installed."""
+    found, forests = [], [Annoy(trees) for trees in N_TREES]
+    others = [FaissHNSW(), FaissIVF(), FaissPQ(), Hnswlib(), Voyager(), Usearch()]
+    for contender in (Exact(), Ours(), *forests, *others):
+        try:
+            import_module(contender.library)
+            found.append(contender)
+        except ImportError:
+            print(f"{contender.library} is not installed, so it is left out", flush=True)
+    return found
 
 
-def make_vectors(kind, n, trained):
-    """Unit vectors of n items, and the queries."""
+def vectors_of(case: str, path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors of the items, [n, DIM], and of the queries, [QUERIES, DIM]."""
+    kind, n = case.split("-")
     rng = np.random.default_rng(SEED)
     if kind == "random":
-        return unit(rng.standard_normal((n, DIM), "float32")), unit(rng.normal(size=(QUERIES, DIM)))
-    items, users = trained
-    noise = rng.standard_normal((n, DIM), "float32") * 0.5 * items.std(axis=0)
-    noise[: len(items)] = 0  # the first are the real ones
-    some = rng.permutation(len(users))[:QUERIES]
-    return unit(items[np.arange(n) % len(items)] + noise), unit(users[some])
+        drawn = rng.standard_normal((int(n) + QUERIES, DIM), np.float32)
+        drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+        return drawn[QUERIES:], drawn[:QUERIES]
+    with np.load(path) as file:
+        items, users = file["items"], file["users"]
+    return items[np.sort(rng.permutation(len(items))[: int(n)])], users[:QUERIES]
 
 
-def available(contenders):
-    """Those whose libraries are installed."""
-    missing = set()
-    for library in {contender.library for contender in contenders}:
-        try:
-            import_module(library)
-        except ImportError:
-            missing.add(library)
-            print(f"{library} is not installed, so it is left out", flush=True)
-    return [contender for contender in contenders if contender.library not in missing]
+def place_of(folder: Path, case: str, contender: Contender) -> Path:
+    text = f"{contender.name} {contender.build_text}".replace("/", " ")
+    return folder / case / f"{text}{'.npy' * isinstance(contender, Exact)}"
 
 
-def seconds_each(contender, value, ask, queries, times=1):
-    """Seconds of a query, when `ask` answers all of them."""
+def build(case: str, path: str, folder: Path) -> None:
+    """Every index of a case that isn't there yet, and what its build took."""
+    vectors, _ = vectors_of(case, path)
+    for contender in contenders():
+        place = place_of(folder, case, contender)
+        forest = getattr(contender, "n_trees", 0) * len(vectors)
+        if place.with_suffix(".json").exists() or forest > MOST_NODES:
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        start = time.process_time()
+        contender.build(vectors)
+        took = {"build_cpu_seconds": time.process_time() - start}
+        contender.save(place)
+        parts = place.iterdir() if place.is_dir() else [place]
+        took["index_mb"] = sum(part.stat().st_size for part in parts) / 1e6
+        place.with_suffix(".json").write_text(json.dumps(took))
+        print(case, contender.name, contender.build_text, took, flush=True)
+
+
+def seconds(contender: Contender, value, queries, batch: bool, times: int = 1) -> float:
+    """Of a query."""
     contender.turn(value)
     start = time.perf_counter()
     for _ in range(times):
-        ask(queries)
+        if batch:
+            contender.batch(queries)
+        else:
+            for query in queries:
+                contender.one(query)
     return (time.perf_counter() - start) / (times * len(queries))
 
 
-def each(one, queries):
-    return [one(query) for query in queries]
-
-
-def in_a_turn(seconds, queries):
-    """As many queries as a turn has time for, and how often."""
-    asked = queries[: max(10, int(TURN / seconds))]
-    return asked, max(1, int(TURN / seconds / len(asked)))
-
-
-def compare(kind, vectors, queries, folder, known):
-    """Rows of all contenders on these vectors, and of the overhead of ours.
-
-    `known` holds (contender, parameters) -> (items, seconds) of the builds so far, from which a
-    build that would take too long is noticed before it begins.
-    """
-    n, rows, contenders = len(vectors), [], {}
-    best = Exact()
-    best.build(vectors)
-    best = best.batch(queries)
-    ours = Ours()
-    forests = [
-        Annoy(trees, ours if trees == OUR_TREES else None)
-        for trees in N_TREES
-        if trees * n <= MOST_NODES
-    ]
-    others = [FaissHNSW(), FaissIVF(), Hnswlib(), Voyager()]
-    for number, contender in enumerate(available([Exact(), ours, *forests, *others])):
-        row = {"vectors": kind, "items": n, "index": contender.name, "build": contender.build_text}
-        shared = isinstance(contender, Annoy) and contender.ours
-        name = (kind, (ours if shared else contender).name, contender.build_text)
-        items, seconds = known.get(name, (n, 0.0))
-        # Half as much again, because the cache holds less of what is larger.
-        forecast = seconds * n / items * (1.5 if n > items else 1)
-        if forecast > PATIENCE and not (shared and hasattr(ours, "forest")):
-            reason = (
-                f"the build would take about {forecast:.0f} s: {seconds:.0f} s for {items:,} items"
-            )
-            rows.append(row | {"skipped": reason})
-            print(rows[-1], flush=True)
+def ask(case: str, path: str, folder: Path) -> tuple[list[dict], list[dict]]:
+    """Rows of all contenders, and of the overhead of ours."""
+    vectors, queries = vectors_of(case, path)
+    kind, n = case.split("-")
+    exact = Exact()
+    exact.build(vectors)
+    best, rows, turns, loaded = exact.batch(queries), [], [], {}
+    for contender in contenders():
+        place = place_of(folder, case, contender)
+        if not place.with_suffix(".json").exists():
+            print(f"{contender.name}, {contender.build_text} isn't built, so it is left out")
             continue
-        path = folder / str(number)
-        start = time.perf_counter()
-        contender.build(vectors)
-        if not shared:
-            known[name] = n, time.perf_counter() - start
-        contender.save(path)
-        row |= {"build_seconds": known[name][1], "index_mb": size_of(path) / 1e6}
-        print(row, flush=True)
+        contender.load(place)
+        loaded[contender.name, contender.build_text] = contender
+        row = {"vectors": kind, "items": int(n), "index": contender.name}
+        row |= {"build": contender.build_text} | json.loads(place.with_suffix(".json").read_text())
+        before = 0.0
         for value in contender.grid:
-            if contender.knob == "search_k" and value > 2 * n:
-                continue
             contender.turn(value)
-            start = time.perf_counter()
-            found = each(contender.one, queries)  # recall, and how many queries fit into a turn
-            asked = in_a_turn((time.perf_counter() - start) / len(queries), queries)
+            found = [contender.one(query) for query in queries]
+            recall = np.mean([len({*a} & {*b}) / K for a, b in zip(found, best, strict=True)])
+            if recall < LOW:
+                continue
             row |= {"query": f"{contender.knob}={value}" if contender.knob else "all items"}
-            recall = np.mean([len(set(a) & set(b)) / K for a, b in zip(found, best, strict=True)])
-            for mode, ask in (
-                ("one at a time", partial(each, contender.one)),
-                ("batch", contender.batch),
-            ):
-                key = len(rows)
+            for batch in (False, True) if contender.batch else (False,):
+                asked = queries[: BATCH if batch else SINGLE]
+                once = seconds(contender, value, asked, batch) * len(asked)
+                turns.append((contender, value, asked, batch, max(1, int(TURN / once))))
+                mode = "batch" if batch else "one at a time"
                 rows.append(row | {"mode": mode, "recall@10": float(recall)})
-                if ask is None:  # the loop is the batch
-                    continue
-                contenders[key] = partial(seconds_each, contender, value, ask, *asked)
-    for key, seconds in alternate(contenders, ROUNDS).items():
-        rows[key]["queries_per_second"] = 1 / seconds
-    for before, row in zip(rows, rows[1:], strict=False):
-        if "mode" in row and "queries_per_second" not in row:
-            row["queries_per_second"] = before["queries_per_second"]
-    return rows, overhead(kind, n, ours, queries) if hasattr(ours, "forest") else []
+            if recall >= HIGH or recall - before < LITTLE:  # the rest is time only
+                break
+            before = recall
+    took = np.array([[seconds(*turn) for turn in turns] for _ in range(ROUNDS)])
+    for row, quartiles in zip(
+        rows, np.quantile(1 / took, [0.25, 0.5, 0.75], axis=0).T, strict=True
+    ):
+        names = ("low_quartile", "queries_per_second", "high_quartile")
+        row |= dict(zip(names, map(float, quartiles), strict=True))
+    ours, own = loaded["AnnoyIndex (ours)", Ours.build_text], Annoy(OUR_TREES)
+    (forest,) = place_of(folder, case, ours).glob("forest-*.ann")
+    own.load(forest)
+    return rows, overhead(kind, int(n), ours, own, queries[:SINGLE])
 
 
-def size_of(path):
-    """Bytes of a saved index, be it a file, a folder, or an array that numpy gave its own name."""
-    path = path if path.exists() else path.with_suffix(".npy")
-    return sum(f.stat().st_size for f in (path.iterdir() if path.is_dir() else [path]))
-
-
-def overhead(kind, n, ours, queries):
+def overhead(kind: str, n: int, ours: Ours, own: Annoy, queries: np.ndarray) -> list[dict]:
     """Our query against Annoy's own, which is given the array, or, faster, a list of floats."""
-    rows, own = [], Annoy(OUR_TREES, ours)
-    own.build(None)
-    contenders = {"ours": (ours, queries), "array": (own, queries), "list": (own, queries.tolist())}
+    rows = []
+    compared = {"ours": (ours, queries), "array": (own, queries), "list": (own, queries.tolist())}
     for search_k in OVERHEAD_SEARCH_K:
-        asked, _ = in_a_turn(seconds_each(own, search_k, partial(each, own.one), queries), queries)
-        best = {name: np.full(len(asked), np.inf) for name in contenders}
+        best = {name: np.full(len(queries), np.inf) for name in compared}
         for _ in range(OVERHEAD_ROUNDS):
-            for name, (contender, given) in contenders.items():
+            for name, (contender, given) in compared.items():
                 contender.turn(search_k)
-                for i in range(len(asked)):
+                for i in range(len(queries)):
                     start = time.perf_counter()
                     contender.one(given[i])
                     best[name][i] = min(best[name][i], time.perf_counter() - start)
@@ -392,18 +406,22 @@ def overhead(kind, n, ours, queries):
 
 
 def main():
-    sizes = sorted(int(size) for size in sys.argv[1:]) or list(SIZES)
-    trained = in_fresh_process(train)  # TensorFlow and its threads stay there
-    rows, overhead_rows, known = [], [], {}
-    for n in sizes:
-        for kind in ("trained", "random"):
-            vectors, queries = make_vectors(kind, n, trained)
-            with tempfile.TemporaryDirectory(prefix="retrieval-") as folder:
-                more, of_ours = compare(kind, vectors, queries, Path(folder), known)
-            rows += more
-            overhead_rows += of_ours
-        report("retrieval", rows)  # after each size: the largest takes the longest
-        report("retriever_overhead", overhead_rows)
+    path, folder, *cases = sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]
+    if cases[:1] == ["build"]:
+        for case in cases[1:] or CASES:
+            build(case, path, folder)
+        return
+    for case in cases or CASES:
+        for name, rows in zip(
+            ("retrieval", "retriever_overhead"), ask(case, path, folder), strict=True
+        ):
+            file = FOLDER / f"{name}.json"
+            kept = [
+                {key: value for key, value in row.items() if key != "machine"}
+                for row in (json.loads(file.read_text()) if file.exists() else [])
+                if f"{row['vectors']}-{row['items']}" != case
+            ]
+            report(name, kept + rows)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ PACKAGE = "recsys_helpers"
 RESULTS = f"{PACKAGE}/results.py"
 # The code of these cannot change a record; what they import can, such as the metrics.
 NOT_IN_A_RECORD = {
-    f"{PACKAGE}/{name}.py" for name in ("fetch", "machine", "results", "pages", "plots")
+    f"{PACKAGE}/{name}.py"
+    for name in ("fetch", "machine", "bootstrap", "results", "pages", "plots")
 }
 # The order in which threads add numbers up changes their last digits. With one thread neither a
 # page nor a record depends on the number of cores, and several don't get in each other's way.

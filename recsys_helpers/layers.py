@@ -159,10 +159,20 @@ class ItemFeatures(Tower):
             may have several, [num_items + 1, most of one item]; row 0 is padding.
         shapes: given instead of `features` when a saved tower is loaded: name -> [shape, number of
             codes].
+        id_dropout: share of the ids that a tower reads as 0, unknown, in training, so that it
+            learns what an item is worth by its fields alone (DropoutNet: Volkovs et al. 2017). At
+            1 it never reads an id.
+        known: [num_items + 1], not 0 for items that are trained on; with id dropout, all others are
+            read as unknown at all times. None: all are.
     """
 
-    def __init__(self, features=None, shapes=None, **kwargs):
+    def __init__(self, features=None, shapes=None, id_dropout=0.0, known=None, **kwargs):
         super().__init__(**kwargs)
+        if not 0 <= id_dropout <= 1 or (known is not None and not id_dropout):
+            raise ValueError(
+                "id_dropout must be from 0 to 1, and above 0 for `known` to be of use: an unknown "
+                f"id that was never trained says nothing. Received {id_dropout}."
+            )
         if features is not None:
             shapes = {k: [list(v.shape), int(v.max()) + 1] for k, v in features.items()}
         if not shapes:
@@ -174,6 +184,13 @@ class ItemFeatures(Tower):
         }
         for name, codes in (features or {}).items():
             self.tables[name].assign(codes)
+        self.id_dropout = id_dropout
+        if id_dropout:
+            size = (self.num_items + 1,)
+            self.known = self.add_weight(size, "ones", "int32", trainable=False, name="known")
+            if known is not None:
+                self.known.assign(np.asarray(known) != 0)
+            self.seed_generator = keras.random.SeedGenerator()
         self.built = True
 
     @property
@@ -190,9 +207,20 @@ class ItemFeatures(Tower):
         """Codes of every field for `item_ids` [n]: name -> [n] or [n, several]."""
         return {name: ops.take(table, item_ids, axis=0) for name, table in self.tables.items()}
 
+    def ids(self, item_ids, training=False):
+        """The ids [n] as a tower's table of ids reads them: 0 where the item is unknown to it."""
+        if not self.id_dropout:
+            return item_ids
+        read = ops.take(self.known, item_ids, axis=0) * (0 if self.id_dropout == 1 else 1)
+        if training:
+            coin = keras.random.uniform(ops.shape(item_ids), seed=self.seed_generator)
+            read = ops.where(coin < self.id_dropout, 0, read)
+        return ops.cast(item_ids, "int32") * read
+
     def get_config(self):
-        """Shapes alone: the codes are weights."""
-        return {**layers.Layer.get_config(self), "shapes": dict(self.shapes)}
+        """Shapes and the rate: the codes, and what is known, are weights."""
+        own = {"shapes": dict(self.shapes), "id_dropout": self.id_dropout}
+        return {**layers.Layer.get_config(self), **own}
 
 
 def embedded(table, codes):

@@ -10,6 +10,7 @@ import math
 import os
 import textwrap
 from hashlib import sha1
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,7 @@ def sentences(**templates: str):
     templates = {name: " ".join(inspect.cleandoc(text).split("\n")) if "\n\n" not in text else
                  inspect.cleandoc(text) for name, text in templates.items()}  # fmt: skip
 
-    def say(name: str, **values) -> Markdown:
+    def say(name: str, /, **values) -> Markdown:
         if name not in templates:
             raise KeyError(f"no sentence {name!r}; there are {', '.join(templates)}")
         return Markdown(templates[name].format(**values))
@@ -77,6 +78,7 @@ def show_table(
     best: tuple[str, ...] = (),
     formats: dict[str, str] | str | None = None,
     rule_before: tuple = (),
+    spread: bool = True,
 ) -> Styler:
     """The book's one style of table.
 
@@ -92,6 +94,8 @@ def show_table(
         formats: of other columns, by name, or one for all numbers, such as "{:.3f}".
         rule_before: row labels above which a line is drawn; by default the first tower after a
             baseline, as `results.MODELS` orders them.
+        spread: whether the intervals are shown; if not, they still say how many digits the values
+            have and which are bold, for tables that stand beside a figure with the intervals.
 
     Returns:
         A Styler to be shown.
@@ -115,8 +119,9 @@ def show_table(
             shown[key] = [
                 f"{p[0]:.{digits}f}" if p else _text(v) for p, v in zip(pairs, values, strict=True)
             ]
-            shown[number, 1] = [_spread(p, digits) if p else "" for p in pairs]
-            classes[number, 1] = ["interval"] * len(values)
+            if spread:
+                shown[number, 1] = [_spread(p, digits) if p else "" for p in pairs]
+                classes[number, 1] = ["interval"] * len(values)
         else:
             one = formats.get(name) if isinstance(formats, dict) else formats
             shown[key] = [_text(value, one) for value in values]
@@ -133,7 +138,8 @@ def show_table(
         marks.iloc[row] = [f"{old} rule".strip() for old in marks.iloc[row]]
     table.columns = marks.columns = [chosen.get(key, "\u200b" * number) for number, key in
                                      enumerate(order)]  # fmt: skip
-    style = table.style.hide(axis="index").set_caption(caption).set_td_classes(marks)
+    style = table.style.hide(axis="index").set_caption(caption.replace("`", ""))
+    style = style.set_td_classes(marks)
     style.set_uuid(sha1((caption + table.to_csv()).encode()).hexdigest()[:8])
     style.cell_ids = False
     return style.set_table_attributes('class="book-table"').set_table_styles(
@@ -248,7 +254,7 @@ def closing_plot(
     return strip_plot(panels, keys, new=len(ranks))
 
 
-def live(name: str, data: dict, still, caption: str = "") -> HTML:
+def live(name: str, data: dict, still, caption: str = "", alt: str = "") -> HTML:
     """A picture that can be touched in the built book, and is a still one everywhere else.
 
     Args:
@@ -256,6 +262,7 @@ def live(name: str, data: dict, still, caption: str = "") -> HTML:
         data: what the script needs; numbers should be rounded, since they become text.
         still: a matplotlib figure or the text of an SVG: shown without JavaScript and in notebooks.
         caption: one sentence for notebooks, where nothing is alive.
+        alt: what is to be seen on the still picture.
 
     Returns:
         HTML: `<div class="live" data-live="<name>">` with the data as JSON and the still picture.
@@ -268,8 +275,9 @@ def live(name: str, data: dict, still, caption: str = "") -> HTML:
     return HTML(
         f'<div class="live" data-live="{name}">'
         f'<script type="application/json" class="live-data">{text}</script>'
-        f'<div class="live-still">{for_the_page(still)}</div>'
-        f'<p class="live-note">{caption} It can be moved in the built book.</p></div>'
+        f'<div class="live-still" role="img" aria-label="{escape(alt)}">{for_the_page(still)}</div>'
+        f'<p class="live-note">{caption} It can be moved in the pages that `make book` builds.</p>'
+        "</div>"
     )
 
 

@@ -111,17 +111,29 @@ def strip_plot(panels: dict[str, pd.DataFrame], keys: list[str], new: int = 1) -
     fig, axes = plt.subplots(
         1, len(panels), figsize=(7.6, 0.7 + 0.32 * len(names)), sharey=True, squeeze=False
     )
-    places = np.arange(len(names))[::-1]
     for ax, (title, frame) in zip(axes[0], panels.items(), strict=True):
-        for place, key, (_, row) in zip(places, keys, frame.iterrows(), strict=True):
-            filled = place < new
-            colour = colour_of(key)
-            ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=2)
-            ax.plot(row["mean"], place, MARKERS.get(key, "o"), ms=7, color=colour,
-                    mfc=colour if filled else "none", mew=1.5)  # fmt: skip
-        ax.set(title=title, yticks=places, ylim=(-0.6, len(names) - 0.4))
-        ax.set_yticklabels(names)
-        ax.grid(axis="y", visible=False)
-        for label in ax.get_yticklabels()[len(names) - new :]:
-            label.set_fontweight("bold")
+        strips(ax, frame, keys, [False] * (len(names) - new) + [True] * new)
+        ax.set_title(title)
+    for label in axes[0, 0].get_yticklabels()[len(names) - new :]:
+        label.set_fontweight("bold")
     return fig
+
+
+def strips(ax, frame: pd.DataFrame, keys: list[str], filled: list[bool]) -> None:
+    """One panel of strips: a dot and its interval for each row of a frame, the first at the top.
+
+    Args:
+        ax: of matplotlib.
+        frame: columns mean, low and high; the index names the rows.
+        keys: short names of the rows, for their colours.
+        filled: by row, whether the dot is.
+    """
+    places = np.arange(len(frame))[::-1]
+    for place, key, full, (_, row) in zip(places, keys, filled, frame.iterrows(), strict=True):
+        colour = colour_of(key)
+        ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=2)
+        ax.plot(row["mean"], place, MARKERS.get(key, "o"), ms=7, color=colour,
+                mfc=colour if full else "none", mew=1.5)  # fmt: skip
+    ax.set(yticks=places, ylim=(-0.6, len(frame) - 0.4))
+    ax.set_yticklabels(frame.index)
+    ax.grid(axis="y", visible=False)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recsys_helpers.bootstrap import interval, means_of_draws
 from recsys_helpers.machine import describe_machine
 from recsys_helpers.metrics import (
     bootstrap_interval,
@@ -271,15 +272,15 @@ def intervals_table(
 ) -> pd.DataFrame:
     """One metric of every recorded model as numbers, for figures.
 
-    The values of a user are averaged over the seeds first, so the interval is over users.
-
     Returns:
-        Columns mean, low, high (95% bootstrap interval over users); one row a model.
+        Columns mean, low, high (95% bootstrap interval over users and seeds, see
+        `bootstrap.means_of_draws`); one row a model.
     """
-    rows = {}
-    for model, values in _user_means(dataset, metric, folder).items():
-        low, high = bootstrap_interval(values)
-        rows[MODELS.get(model, model)] = {"mean": values.mean(), "low": low, "high": high}
+    values = _values(dataset, metric, folder)
+    rows = {
+        MODELS.get(model, model): (values[model].mean(), *interval(drawn))
+        for model, drawn in means_of_draws(values).items()
+    }
     return _frame(rows, ["mean", "low", "high"])
 
 
@@ -288,42 +289,48 @@ def paired_differences(
     metric: str = "ndcg@10",
     against: str | None = None,
     folder: str | os.PathLike | None = None,
+    pairs: list[tuple[str, str]] | None = None,
 ) -> pd.DataFrame:
-    """Models compared on the same users.
+    """Models compared on the same users, with intervals that know of users and of seeds.
 
     Differences of the same user vary less than the two models do, so they tell models apart whose
-    own intervals overlap.
+    own intervals overlap. How users and seeds are drawn: `bootstrap.means_of_draws`.
 
     Args:
         dataset: name of the dataset.
         metric: such as "ndcg@10".
         against: the model to compare all others with; by default each with the one before it.
         folder: see `load_runs`.
+        pairs: (model, other) to be compared instead.
 
     Returns:
-        Columns difference, low, high (95% bootstrap interval over users), better, worse (shares
-        of the users); one row a pair, named "<model> − <other>".
+        Columns difference, low, high (95% bootstrap interval over users and seeds), better, worse
+        (shares of the users, by their means over the seeds); one row a pair, named
+        "<model> − <other>".
 
     Raises:
-        ValueError: if `against` has no record.
+        ValueError: if `against`, or a model of `pairs`, has no record.
     """
-    values = _user_means(dataset, metric, folder)
-    pairs = list(zip(values, list(values)[1:], strict=False))
-    if against is not None and values:
-        if against not in values:
-            raise ValueError(f"against must be one of {list(values)}, received {against!r}.")
-        pairs = [(against, model) for model in values if model != against]
-    rows = {}
-    for other, model in pairs:
-        difference = values[model] - values[other]
-        low, high = bootstrap_interval(difference)
-        rows[f"{MODELS.get(model, model)} − {MODELS.get(other, other)}"] = {
-            "difference": difference.mean(),
-            "low": low,
-            "high": high,
-            "better": (difference > 0).mean(),
-            "worse": (difference < 0).mean(),
-        }
+    values = _values(dataset, metric, folder)
+    named = {against} - {None} if pairs is None else {model for pair in pairs for model in pair}
+    if values and not named <= values.keys():
+        what = "against" if pairs is None else "each model of pairs"
+        unknown = sorted(named - values.keys())
+        raise ValueError(f"{what} must be one of {list(values)}, received {', '.join(unknown)!r}.")
+    if pairs is None:
+        models = list(values)
+        pairs = list(zip(models[1:], models, strict=False))
+        if against is not None:
+            pairs = [(model, against) for model in models if model != against]
+    drawn, rows = means_of_draws(values), {}
+    for model, other in pairs if values else []:
+        difference = values[model].mean(axis=0) - values[other].mean(axis=0)
+        rows[f"{MODELS.get(model, model)} − {MODELS.get(other, other)}"] = (
+            difference.mean(),
+            *interval(drawn[model] - drawn[other]),
+            (difference > 0).mean(),
+            (difference < 0).mean(),
+        )
     return _frame(rows, ["difference", "low", "high", "better", "worse"], "pair")
 
 
@@ -358,11 +365,13 @@ def _by_model(dataset, folder) -> dict[str, list[dict]]:
     return models
 
 
-def _user_means(dataset, metric: str, folder) -> dict[str, np.ndarray]:
-    return {
-        model: np.mean([user_values(run["ranks"], metric) for run in runs], axis=0)
+def _values(dataset, metric: str, folder) -> dict[str, np.ndarray]:
+    """By model: [seeds, users]; one row where all seeds give the same, as without chance."""
+    values = {
+        model: np.stack([user_values(run["ranks"], metric) for run in runs])
         for model, runs in _by_model(dataset, folder).items()
     }
+    return {m: v[:1] if (v == v[0]).all() else v for m, v in values.items()}
 
 
 def _pack(values: np.ndarray) -> dict:

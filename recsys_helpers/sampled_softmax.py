@@ -302,24 +302,28 @@ def sampled_softmax_loss(
     _check_length("target_vectors", target_vectors, user_vectors)
     _check_length("sampled_ids", sampled_ids, sampled_vectors)
     _check_left_out(left_out, user_vectors, sampled_vectors)
-    user_vectors, target_vectors, sampled_vectors = map(
-        at_least_float32, (user_vectors, target_vectors, sampled_vectors)
-    )
-    user_vectors = user_vectors / temperature  # before the product: d numbers a row, not s
-    positive = ops.sum(user_vectors * target_vectors, axis=1, keepdims=True)  # (b, 1)
-    logits = ops.matmul(user_vectors, ops.transpose(sampled_vectors))  # (b, s)
-    targets, sampled_ids = ops.cast(targets, "int32"), ops.cast(sampled_ids, "int32")
-    hits = ops.expand_dims(targets, 1) == ops.expand_dims(sampled_ids, 0)  # (b, s)
-    left_out = hits if left_out is None else ops.logical_or(hits, left_out)
-    never = sampled_ids == 0  # (s,)
     if log_expected_count is not None:
         _check_length("log_expected_count", log_expected_count, sampled_vectors)
+    users, own, sampled = map(at_least_float32, (user_vectors, target_vectors, sampled_vectors))
+    users = users / temperature  # before the product: d numbers a row, not s
+    targets, ids = ops.cast(targets, "int32"), ops.cast(sampled_ids, "int32")
+    return sampled_cross_entropy(users, own, sampled, targets, ids, log_expected_count, left_out)
+
+
+def sampled_cross_entropy(users, own, sampled, targets, ids, log_expected_count, left_out):
+    """The loss of `sampled_softmax_loss`, whose arguments have been checked and cast."""
+    positive = ops.sum(users * own, axis=1, keepdims=True)  # (b, 1)
+    logits = ops.matmul(users, ops.transpose(sampled))  # (b, s)
+    hits = targets[:, None] == ids[None, :]  # (b, s)
+    left_out = hits if left_out is None else ops.logical_or(hits, left_out)
+    never = ids == 0  # (s,)
+    if log_expected_count is not None:
         correction = ops.cast(log_expected_count, logits.dtype)
         never = ops.logical_or(never, correction == -np.inf)
-        logits = logits - correction
+        logits = logits - correction  # exp: each is weighed by 1 / (S q)
     logits = _leave_out(ops.logical_or(left_out, never), logits)
-    loss = ops.logsumexp(ops.concatenate([positive, logits], axis=1), axis=1) - positive[:, 0]
-    return ops.where(targets > 0, loss, 0.0)
+    log_z = ops.logsumexp(ops.concatenate([positive, logits], axis=1), axis=1)
+    return ops.where(targets > 0, log_z - positive[:, 0], 0.0)
 
 
 def _leave_out(where, logits):

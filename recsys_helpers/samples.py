@@ -7,6 +7,7 @@ with the item that came next; T = 1 is one window a row, and what is served.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,25 @@ class Encoder:
         self.sizes |= {name: int(codes.max()) + 1 for name, codes in self.profile.items()}
         self.sizes |= {"history": dataset.num_items + 1, "search": int(tokens.max()) + 1}
         self.sizes["history_length"] = history_length
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write it into a file that ends in .npz, for whoever serves without the dataset."""
+        arrays = {f"profile/{name}": codes for name, codes in self.profile.items()}
+        arrays |= {f"sizes/{name}": np.array(size) for name, size in self.sizes.items()}
+        np.savez(path, tokens=self.tokens, positions=np.array(self.positions), **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Encoder:
+        """The encoder that `save` wrote."""
+        self = cls.__new__(cls)
+        with open(path, "rb") as file:
+            arrays = dict(np.load(file))
+        self.tokens, self.positions = arrays["tokens"], int(arrays["positions"])
+        named = [(*name.split("/", 1), value) for name, value in arrays.items() if "/" in name]
+        self.profile = {name: value for kind, name, value in named if kind == "profile"}
+        self.sizes = {name: int(value) for kind, name, value in named if kind == "sizes"}
+        self.steps = self.positions + self.sizes["history_length"] - 1
+        return self
 
     def inputs(self, users, history, example_age) -> dict[str, np.ndarray]:
         """What a user tower reads.

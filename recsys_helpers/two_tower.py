@@ -13,20 +13,10 @@ import numpy as np
 from keras import ops
 
 import recsys_helpers.towers  # noqa: F401  so that Keras knows the towers of a model it loads
-from recsys_helpers.batches import (
-    checked_arrays,
-    num_replicas,
-    of_all_replicas,
-    rows_of,
-    shuffled_batches,
-    split_off,
-)
+
+# As modules: either may be half imported, the first to import Keras and with it this one.
+from recsys_helpers import batches, sampled_softmax
 from recsys_helpers.layers import at_least_float32, register
-from recsys_helpers.sampled_softmax import (
-    full_softmax_loss,
-    sampled_softmax_loss,
-    seen_before,
-)
 from recsys_helpers.samples import check_inputs
 
 if keras.backend.backend() == "tensorflow":
@@ -199,7 +189,7 @@ class TwoTower(keras.Model):
         if isinstance(held_out, (tuple, list)) and len(held_out) > 1:
             given["validation_data"] = self._checked(*(*held_out, None)[:3])
         elif held_out is None and share:
-            arrays, given["validation_data"] = split_off(arrays, share)
+            arrays, given["validation_data"] = batches.split_off(arrays, share)
         batch_size = given.get("batch_size") or 32
         if given.get("validation_batch_size") is None:
             given["validation_batch_size"] = batch_size
@@ -208,7 +198,9 @@ class TwoTower(keras.Model):
             return super().fit(x=x, y=y, sample_weight=weight, **given)
         given.pop("batch_size", None)
         shuffle = given.pop("shuffle", True)
-        return super().fit(x=shuffled_batches(arrays, batch_size, shuffle), shuffle=False, **given)
+        return super().fit(
+            x=batches.shuffled_batches(arrays, batch_size, shuffle), shuffle=False, **given
+        )
 
     def evaluate(self, *args, **kwargs):
         """The loss as in `keras.Model.evaluate`, with the checks of `fit`."""
@@ -221,7 +213,7 @@ class TwoTower(keras.Model):
 
     def _checked(self, x, y, weight):
         self._check_inputs(x)
-        return checked_arrays(x, y, weight, self.num_items)
+        return batches.checked_arrays(x, y, weight, self.num_items)
 
     def _check_inputs(self, inputs):
         sizes = getattr(self.user_tower, "sizes", None)
@@ -251,16 +243,16 @@ class TwoTower(keras.Model):
         sampled = self.sampler is not None and training
         if sampled:
             # Of the whole batch, also where its rows are shared out among devices.
-            others = of_all_replicas(targets)
+            others = batches.of_all_replicas(targets)
             ids, log_expected_count = self.sampler.sample(self.seed_generator, others)
         else:
             ids = ops.arange(1, self.num_items + 1, dtype="int32")
         left_out = None
         if self.exclude_seen:
-            seen = seen_before(x["history"], ids, positions)  # (batch, T, s)
+            seen = sampled_softmax.seen_before(x["history"], ids, positions)  # (batch, T, s)
             left_out = ops.reshape(seen, (-1, ops.shape(ids)[0]))
         if sampled:
-            loss = sampled_softmax_loss(
+            loss = sampled_softmax.sampled_softmax_loss(
                 y_pred,
                 self.item_tower(targets, training=training),
                 self.item_tower(ids, training=training),
@@ -273,7 +265,9 @@ class TwoTower(keras.Model):
         else:
             catalogue = ops.arange(self.num_items + 1, dtype="int32")
             catalogue = self.item_tower(catalogue, training=training)
-            loss = full_softmax_loss(y_pred, catalogue, targets, self.temperature, left_out)
+            loss = sampled_softmax.full_softmax_loss(
+                y_pred, catalogue, targets, self.temperature, left_out
+            )
         if sample_weight is not None:
             weight = ops.cast(ops.reshape(sample_weight, (rows, -1)), loss.dtype)
             loss = loss * ops.reshape(ops.broadcast_to(weight, (rows, positions)), (-1,))
@@ -281,7 +275,7 @@ class TwoTower(keras.Model):
         real = ops.cast(targets > 0, loss.dtype)
         self.loss_mean.update_state(loss + extra, sample_weight=real)
         cells = ops.cast(rows * positions, loss.dtype)
-        return (ops.sum(loss) / cells + extra) / num_replicas()
+        return (ops.sum(loss) / cells + extra) / batches.num_replicas()
 
     # Vectors
 
@@ -290,7 +284,7 @@ class TwoTower(keras.Model):
         self._check_inputs(inputs)
         vectors = []
         for start in range(0, len(keras.tree.flatten(inputs)[0]), batch_size):
-            rows = rows_of(inputs, slice(start, start + batch_size))
+            rows = batches.rows_of(inputs, slice(start, start + batch_size))
             rows = keras.tree.map_structure(ops.convert_to_tensor, rows)
             vectors.append(_as_numpy(self(rows, training=False)[:, -1]))
         return np.concatenate(vectors)

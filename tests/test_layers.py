@@ -168,6 +168,57 @@ def test_item_features_are_looked_up():
             ItemFeatures(nothing)
 
 
+CODES = {"genres": np.array([[0, 0], [2, 1], [4, 0], [1, 3]]), "year": np.array([0, 2, 1, 1])}
+
+
+def test_without_id_dropout_ids_are_read_as_they_are_and_nothing_is_kept_for_it():
+    features = ItemFeatures(CODES)
+    ids = tensor(np.array([3, 0, 1], "int32"))
+    assert features.ids(ids, training=True) is ids
+    assert [weight.name for weight in features.weights] == ["genres", "year"]
+
+
+def test_an_id_that_is_not_known_is_read_as_unknown_at_all_times():
+    features = ItemFeatures(CODES, id_dropout=1e-9, known=np.array([0, 5, 0, 1]))
+    for training in (False, True):
+        found = features.ids(tensor(np.array([1, 2, 3, 0, 2], "int32")), training)
+        assert numpy(found).tolist() == [1, 0, 3, 0, 0]
+    assert numpy(features(tensor(np.array([2], "int32")))["year"]).tolist() == [
+        1
+    ]  # fields are read
+
+
+def test_id_dropout_hides_its_share_of_the_ids_in_training_only():
+    features, ids = ItemFeatures(CODES, id_dropout=0.3), tensor(np.tile([1, 2, 3], 2000))
+    assert numpy(features.ids(ids)).tolist() == numpy(ids).tolist()
+    found = numpy(features.ids(ids, training=True))
+    assert set(found[found > 0] - numpy(ids)[found > 0]) == {0}
+    assert np.mean(found == 0) == pytest.approx(0.3, abs=4 * np.sqrt(0.3 * 0.7 / 6000))
+    assert (numpy(features.ids(ids, training=True)) != found).any()  # another draw each time
+
+
+def test_with_id_dropout_of_one_no_id_is_ever_read():
+    features = ItemFeatures(CODES, id_dropout=1)
+    for training in (False, True):
+        assert not numpy(features.ids(tensor(np.array([1, 2, 3], "int32")), training)).any()
+
+
+def test_what_is_known_is_kept_with_the_weights():
+    features = ItemFeatures(CODES, id_dropout=0.5, known=np.array([0, 1, 0, 1]))
+    loaded = again(features)
+    loaded.set_weights(features.get_weights())
+    assert loaded.id_dropout == 0.5
+    assert numpy(loaded.ids(tensor(np.array([1, 2, 3], "int32")))).tolist() == [1, 0, 3]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"id_dropout": -0.1}, {"id_dropout": 1.1}, {"known": np.ones(4)}]
+)
+def test_a_rate_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ValueError, match="id_dropout must be from 0 to 1"):
+        ItemFeatures(CODES, **wrong)
+
+
 def test_item_features_are_saved_as_weights(tmp_path):
     features, ids = some_features(), tensor([1, 2, 0])
     copy = again(features)

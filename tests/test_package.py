@@ -3,11 +3,14 @@
 import subprocess
 import sys
 
+import pytest
+
 IMPORTS = """
 import sys
 
 import recsys_helpers
-from recsys_helpers import baselines, datasets, index, metrics, results, samples, splits
+from recsys_helpers import baselines, cold, datasets, delta, index, metrics
+from recsys_helpers import results, samples, splits, versions
 
 assert not {"keras", "tensorflow", "jax", "torch"} & sys.modules.keys(), "data need no Keras"
 import keras
@@ -24,5 +27,13 @@ def test_data_and_metrics_need_no_keras_and_keras_once_imported_knows_the_layers
 
     names = NAMES + (["RowAdam"] if keras.backend.backend() == "tensorflow" else [])
     code = IMPORTS.replace("NAMES", repr(names))
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("module", ["batches", "sampled_softmax"])
+def test_a_module_that_is_the_first_to_import_keras_can_be_imported(module):
+    code = f"import recsys_helpers.{module}, keras\nassert keras.saving.get_registered_object("
+    code += "'recsys_helpers>TwoTower')"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr

@@ -35,6 +35,7 @@ def test_a_sentence_is_filled_in_and_says_what_it_lacks():
         say("nope")
     with pytest.raises(KeyError, match="of"):
         say("gain", gain=1.0)
+    assert sentences(who="{name}")("who", name="FM").data == "FM"
 
 
 def rows_of(table):
@@ -63,6 +64,13 @@ def test_a_value_and_its_interval_stand_apart_no_finer_than_the_interval():
     assert html == show_table(frame, "A caption.", formats={"share": "{:.0%}"}).to_html()
 
 
+def test_intervals_that_a_figure_shows_still_decide_digits_and_what_is_bold():
+    frame = pd.DataFrame({"x": [(0.51234, 0.4, 0.6), (0.41, 0.3, 0.5), (0.39, 0.3, 0.5)]})
+    rows, html = rows_of(show_table(frame.rename_axis("m"), best=("x",), spread=False))
+    assert rows[1:] == [["0", "0.51"], ["1", "0.41"], ["2", "0.39"]]
+    assert html.count("best") - html.count("td.best") == 2
+
+
 def test_the_best_is_bold_with_what_its_interval_contains():
     def bold(cells, **settings):
         frame = pd.DataFrame({"x": cells}, index=pd.Index(list("abc"[: len(cells)]), name="m"))
@@ -85,12 +93,29 @@ def test_a_line_parts_the_baselines_from_the_towers():
     assert not re.findall(r"<td[^>]*\brule\b", html)  # nothing to part
 
 
+def test_a_strip_plot_has_the_first_row_at_the_top_and_new_ones_filled():
+    frame = pd.DataFrame({"mean": [1, 2], "low": [0, 1], "high": [2, 4]}, index=["EASE", "FM"])
+    figure = plots.strip_plot({"HR": frame, "NDCG": frame}, ["ease", "fm"])
+    for ax in figure.axes:
+        lines = [(list(x.get_xdata()), list(x.get_ydata())) for x in ax.lines[::2]]
+        assert lines == [([0, 2], [1, 1]), ([1, 4], [0, 0])]
+        hollow, full = ax.lines[1::2]
+        assert hollow.get_markerfacecolor() == "none"
+        assert full.get_markerfacecolor() == plots.COLOURS["fm"]
+    labels = figure.axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == ["EASE", "FM"]
+    assert [label.get_fontweight() for label in labels] == ["normal", "bold"]
+    with pytest.raises(ValueError, match="needs the same rows and a key for each"):
+        plots.strip_plot({"HR": frame, "NDCG": frame.iloc[:1]}, ["ease", "fm"])
+
+
 def test_a_picture_that_can_be_touched_has_its_data_and_a_still_one():
     figure = matplotlib.figure.Figure()
     figure.add_subplot().plot([1, 2], color=plots.COLOURS["user"])
-    html = live("map", {"text": "a</script>b", "numbers": [1.5]}, figure, "Still.").data
+    html = live("map", {"text": "a</script>b", "numbers": [1.5]}, figure, "Still.", 'A "dot"').data
     data = re.search(r'<script type="application/json" class="live-data">(.*?)</script>', html)[1]
     assert json.loads(data) == {"text": "a</script>b", "numbers": [1.5]}
+    assert 'role="img" aria-label="A &quot;dot&quot;"' in html
     assert 'data-live="map"' in html and "<svg" in html and "<?xml" not in html
     assert "var(--user, #1f6fb2)" in html  # the still picture has the page's colours
     with pytest.raises(ValueError):

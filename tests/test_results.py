@@ -10,6 +10,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from recsys_helpers import pages, results
+from recsys_helpers.bootstrap import interval, means_of_draws
 from recsys_helpers.datasets import load_dataset
 from recsys_helpers.metrics import metrics_from_ranks, recommendation_metrics
 from recsys_helpers.plots import colour_of
@@ -165,11 +166,54 @@ def test_differences_are_paired_by_user(recorded):
     assert table["better"].tolist() == [0.75, 0.5] and table["worse"].tolist() == [0.25, 0.0]
     assert (table["low"] <= table["difference"]).all()
     assert (table["high"] >= table["difference"]).all()
+    pairs = [("a_new_model", "popularity")]
+    (row,) = results.paired_differences(
+        "tiny", "hit_rate@10", folder=recorded, pairs=pairs
+    ).itertuples()
+    assert (row.Index, row.difference) == ("a_new_model − Popularity", 0.75)
     table = results.paired_differences("tiny", "hit_rate@10", "popularity", recorded)
     assert table.index.tolist() == ["DSSM − Popularity", "a_new_model − Popularity"]
     assert table["difference"].tolist() == pytest.approx([1.5 / 4, 3 / 4])
     means = results.intervals_table("tiny", "hit_rate@10", recorded)["mean"]
     assert means.tolist() == pytest.approx([0.25, 0.625, 1])
+
+
+def test_an_interval_of_a_difference_knows_of_the_seeds(tmp_path, split):
+    # All users agree, so that drawing users changes nothing; dssm's hit rate is 0, 0 or 1 by seed.
+    hit, miss = np.ones(USERS, int), np.full(USERS, 11)
+    record(tmp_path, split, "fm", 1, miss)
+    for seed, ranks in enumerate((miss, miss, hit), start=1):
+        record(tmp_path, split, "dssm", seed, ranks)
+    (row,) = results.paired_differences("tiny", "hit_rate@10", folder=tmp_path).itertuples()
+    # Of three seeds two are drawn: both miss 4 times in 9, both hit once in 9.
+    assert (row.difference, row.low, row.high) == (pytest.approx(1 / 3), 0, 1)
+    assert (row.better, row.worse) == (1, 0)
+    model = results.intervals_table("tiny", "hit_rate@10", tmp_path).loc["DSSM"]
+    assert (model["low"], model["high"]) == (0, 1)
+
+
+def test_seeds_that_agree_leave_the_interval_of_the_users(tmp_path):
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(1, 300))
+    one, three = (
+        interval(means_of_draws({"a": runs, "b": values * 0})["a"])
+        for runs in (values, np.repeat(values, 3, axis=0))
+    )
+    assert one == three and np.mean(one) == pytest.approx(values.mean(), abs=0.01)
+    assert np.diff(one) == pytest.approx(2 * 1.96 * values.std() / 300**0.5, rel=0.03)
+
+
+def test_the_spread_over_seeds_is_that_of_their_mean():
+    """Seeds that all users share: nothing but them varies, and s / sqrt(n) is known."""
+    seeds = np.array([0.1, 0.4, 0.2, 0.9, 0.5])
+    drawn = means_of_draws({"a": np.repeat(seeds[:, None], 50, axis=1)})["a"]
+    assert drawn.std() == pytest.approx(seeds.std(ddof=1) / 5**0.5, rel=0.03)
+    # Two models' seeds are drawn apart, their users together.
+    users = np.random.default_rng(0).normal(size=50)
+    apart = means_of_draws({"a": seeds[:, None] + users, "b": seeds[:, None] + users})
+    assert (apart["a"] - apart["b"]).std() == pytest.approx(
+        (2 / 5) ** 0.5 * seeds.std(ddof=1), rel=0.03
+    )
 
 
 @pytest.mark.parametrize("name", ["shop [1]", "shop*", "tiny"])
@@ -368,6 +412,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
 def test_a_comparison_with_an_unknown_model_says_which_there_are(recorded):
     with pytest.raises(ValueError, match="against must be one of .*received 'nope'"):
         results.paired_differences("tiny", against="nope", folder=recorded)
+    with pytest.raises(ValueError, match="each model of pairs must be one of .*received 'nope'"):
+        results.paired_differences("tiny", folder=recorded, pairs=[("dssm", "nope")])
 
 
 # What is recorded in this repository

@@ -736,3 +736,28 @@ def test_tables_are_told_whether_they_train(name):
             told.clear()
             tower(ask, training=training)
             assert told and set(told) == {training}
+
+
+@pytest.mark.parametrize("kind", [towers.FMItemTower, towers.DSSMItemTower])
+def test_an_unknown_item_is_served_by_its_fields_alone(kind):
+    codes = {
+        "year": np.array([0, 1, 2, 1, 2]),
+        "genres": np.array([[0, 0], [1, 2], [3, 0]] * 2)[:5],
+    }
+    codes["genres"][3:] = codes["genres"][1:3]  # items 3 and 4 have the fields of 1 and 2
+    features = ItemFeatures(codes, id_dropout=0.5, known=np.array([0, 1, 1, 0, 0]))
+    tower, four = kind(features, DIM), tensor(np.array([1, 2, 3, 4], "int32"))
+    tower(four)
+    rng = np.random.default_rng(0)
+    for weight in tower.trainable_variables:
+        weight.assign(rng.normal(size=weight.shape))
+    first, second, third, fourth = numpy(tower(four))
+    assert np.abs(first - third).max() > 1e-3  # by its id
+    features.known.assign(np.array([0, 0, 1, 0, 0]))
+    unknown = numpy(tower(four))
+    np.testing.assert_allclose(unknown, [third, second, third, fourth], atol=1e-6)
+    # In training, ids are hidden: what is seen then is one of the two.
+    seen = numpy(tower(tensor(np.array([2] * 40, "int32")), training=True))
+    as_id = np.abs(seen - second).max(1) < 1e-5
+    as_fields = np.abs(seen - fourth).max(1) < 1e-5
+    assert (as_id | as_fields).all() and 5 < as_id.sum() < 35

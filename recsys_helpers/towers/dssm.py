@@ -118,8 +118,9 @@ class DSSMItemTower(Tower):
         }
         self.network = network(hidden, dim)
 
-    def call(self, item_ids):
+    def call(self, item_ids, training=False):
         """Map item ids [n] to item vectors of length one, [n, dim]."""
         features = self.item_features(item_ids)
         fields = [embedded(self.tables[name], codes) for name, codes in features.items()]
-        return l2_normalize(self.network(ops.concatenate([self.ids(item_ids), *fields], -1)))
+        ids = self.ids(self.item_features.ids(item_ids, training))
+        return l2_normalize(self.network(ops.concatenate([ids, *fields], -1)))

@@ -129,10 +129,11 @@ class FMItemTower(Tower):
             name: table(size, 1, stddev=0.0, name=f"{name}_weight") for name, size in sizes.items()
         }
 
-    def call(self, item_ids):
+    def call(self, item_ids, training=False):
         """Map item ids [n] to item vectors, [n, 1 + dim]."""
         weighted, linear = [], 0.0  # x_t v_t of every code, and the sum of all w_t x_t
-        for name, codes in {"item_id": item_ids, **self.item_features(item_ids)}.items():
+        ids = self.item_features.ids(item_ids, training)
+        for name, codes in {"item_id": ids, **self.item_features(item_ids)}.items():
             codes = codes if len(codes.shape) > 1 else codes[:, None]  # (n, several)
             factors = at_least_float32(self.factors[name](codes))
             x = not_padding(codes, factors.dtype)[..., None]

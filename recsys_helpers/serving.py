@@ -1,0 +1,370 @@
+"""A trained model as it is served: one version, which is made, saved, loaded and asked.
+
+A version is the user tower, the item vectors with their index, the ids, titles and histories
+together, because a user vector of one training means nothing to the index of another. `versions`
+keeps them in folders, `service` answers requests. To answer, nothing here loads TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recsys_helpers import index as indexes
+from recsys_helpers.index import AnnoyIndex
+from recsys_helpers.samples import AGE_BOUNDS, ITEM_FIELDS, Encoder
+from recsys_helpers.served_tower import load_tower, served_tower
+
+ROWS_PER_CANDIDATE = 2  # of the catalogue are scored in the time of one of a forest's candidates
+TOLERANCE = 1e-4  # between user vectors as trained and as served
+
+
+@dataclass
+class Query:
+    """What is asked of a version; ids are the original ones, as text or numbers.
+
+    Attributes:
+        user_id: of a user, who needn't be known.
+        history: item ids, oldest first; in place of what is known of the user.
+        profile: field -> value or list of values; in place of what is known of the user.
+        k: how many items.
+        exclude: item ids that must not be returned.
+        allow: item ids, the only ones that may be returned; None: all.
+        filters: field of the items -> values; an item needs one of them in each field.
+    """
+
+    user_id: int | str | None = None
+    history: list | None = None
+    profile: dict | None = None
+    k: int = 10
+    exclude: list = field(default_factory=list)
+    allow: list | None = None
+    filters: dict = field(default_factory=dict)
+
+
+@dataclass
+class Answer:
+    """What is recommended.
+
+    Attributes:
+        version: number of the version that answers; all of the answer comes from it.
+        source: "history" or, where nothing is known to be searched with, "popularity".
+        search: "index", "exact" (of what is left) or "none".
+        rows: of the items, best first; fewer than k if no more may be returned. Row i is item
+            i + 1.
+        scores: float32, of each item; its number of interactions where popularity is the source.
+        unknown: how many ids of the history, of exclude and allow, values of the profile, and
+            users the version doesn't know.
+        seconds: what each stage took; of the tower, a batch's share.
+    """
+
+    version: int
+    source: str
+    search: str
+    rows: np.ndarray
+    scores: np.ndarray
+    unknown: Counter
+    seconds: dict
+
+
+@dataclass(eq=False)
+class Version:
+    """All that it takes to answer, of one training.
+
+    Attributes:
+        tower: with `user_vectors(inputs)`, see `served_tower`.
+        index: of all items, whose ids are 1 to n.
+        encoder: how histories become inputs.
+        items: row i is item i + 1: `original_id`, `title`, `popularity` (its number of
+            interactions) and the fields to filter by.
+        users: original ids, an array [num_users]; entry i is user i + 1.
+        known: item ids of all users' histories, int32, one user after the other, in order of time.
+        offsets: int64 [num_users + 1]; user u's history is known[offsets[u - 1] : offsets[u]].
+        about: what `version.json` holds: `repeats`, `codes` of the profile, `dataset`, `created`.
+        number: 0 before it is published.
+    """
+
+    tower: object
+    index: AnnoyIndex
+    encoder: Encoder
+    items: pd.DataFrame
+    users: np.ndarray
+    known: np.ndarray
+    offsets: np.ndarray
+    about: dict
+    number: int = 0
+
+    def __post_init__(self):
+        self.item_rows = {_text(id): row for row, id in enumerate(self.items["original_id"])}
+        self.user_ids = {_text(id): user for user, id in enumerate(self.users, start=1)}
+        self.original_ids = self.items["original_id"].tolist()
+        self.titles = self.items["title"].tolist()
+        self.popularity = self.items["popularity"].to_numpy()
+        self.rows_with = {}  # field -> value as text -> rows
+        for name in self.items.columns.drop(["original_id", "title", "popularity"]):
+            values = self.items[name].reset_index(drop=True).explode().dropna()
+            groups = values.groupby(values.map(_text)).indices
+            self.rows_with[name] = {v: values.index.to_numpy()[at] for v, at in groups.items()}
+
+    # Files
+
+    def save(self, path: str | os.PathLike, **about) -> None:
+        """Write everything into a new folder, with more `about` it; see `versions.publish`."""
+        path = Path(path)
+        path.mkdir()
+        self.tower.save(path)
+        self.index.save(path / "index")
+        self.encoder.save(path / "encoder.npz")
+        self.items.to_parquet(path / "items.parquet")
+        pd.DataFrame({"original_id": self.users}).to_parquet(path / "users.parquet")
+        np.savez(path / "known.npz", known=self.known, offsets=self.offsets)
+        about = {**self.about, **about, "index": type(self.index).__name__}
+        (path / "version.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, number: int = 0) -> Version:
+        """The version that `save` wrote.
+
+        Raises:
+            OSError: a file is missing.
+            ValueError: a file is damaged.
+        """
+        path = Path(path)
+        about = json.loads((path / "version.json").read_text(encoding="utf-8"))
+        with open(path / "known.npz", "rb") as file:
+            known = dict(np.load(file))
+        return cls(
+            tower=load_tower(path),
+            index=getattr(indexes, about["index"]).load(path / "index"),
+            encoder=Encoder.load(path / "encoder.npz"),
+            items=pd.read_parquet(path / "items.parquet"),
+            users=pd.read_parquet(path / "users.parquet")["original_id"].to_numpy(),
+            **known,
+            about=about,
+            number=number,
+        )
+
+    # Answers
+
+    def recommend(self, query: Query) -> Answer:
+        """The best items for one query, see `read` and `answer`."""
+        return self.answer([self.read(query)])[0]
+
+    def read(self, query: Query) -> dict:
+        """What a query means here: ids become rows, filters a mask.
+
+        Ids that the version doesn't know are left out and counted.
+
+        Raises:
+            ValueError: on a field, or a value to filter by, that doesn't exist.
+        """
+        start, unknown = time.perf_counter(), Counter()
+        user = self.user_ids.get(_text(query.user_id), 0)
+        unknown["users"] += query.user_id is not None and not user
+        known = self.known[self.offsets[user - 1] : self.offsets[user]] if user else self.known[:0]
+        history = known
+        if query.history is not None:
+            history = self._rows_of(query.history, unknown, "history") + 1
+        profile = self._codes_of(query.profile or {}, unknown)
+        read = time.perf_counter()
+
+        allowed = np.ones(len(self.items), bool)
+        if query.allow is not None:
+            allowed[:] = False
+            allowed[self._rows_of(query.allow, unknown, "allow")] = True
+        for name, values in query.filters.items():
+            allowed &= self._having(name, values)
+        allowed[self._rows_of(query.exclude, unknown, "exclude")] = False
+        if not self.about["repeats"]:  # else people come back
+            allowed[known - 1] = allowed[history - 1] = False
+        return {
+            "user": user,
+            "history": history,
+            "profile": profile,
+            "allowed": allowed,
+            "k": query.k,
+            "unknown": unknown,
+            "seconds": {"read": read - start, "filter": time.perf_counter() - read},
+        }
+
+    def answer(self, reads: list[dict]) -> list[Answer]:
+        """Answer several queries, of which the user tower makes one batch."""
+        start = time.perf_counter()
+        told = [read for read in reads if len(read["history"]) or read["profile"] or read["user"]]
+        vectors = iter(self.tower.user_vectors(self.inputs(told)) if told else ())
+        share = (time.perf_counter() - start) / max(1, len(told))
+        answers = []
+        for read in reads:
+            start, seconds = time.perf_counter(), read["seconds"]
+            if len(read["history"]) or read["profile"] or read["user"]:
+                source, (search, rows, scores) = "history", self._search(next(vectors), read)
+                seconds["tower"] = share
+            else:
+                source, search = "popularity", "none"
+                rows = np.flatnonzero(read["allowed"])
+                rows = rows[np.argsort(-self.popularity[rows], kind="stable")[: read["k"]]]
+                scores = self.popularity[rows].astype(np.float32)
+            seconds["index"] = time.perf_counter() - start
+            answers.append(
+                Answer(self.number, source, search, rows, scores, read["unknown"], seconds)
+            )
+        return answers
+
+    def inputs(self, reads: list[dict]) -> dict[str, np.ndarray]:
+        """What the user tower reads, of what `read` has returned."""
+        steps = self.encoder.steps
+        history = np.zeros((len(reads), steps), np.int32)
+        for row, read in enumerate(reads):
+            recent = read["history"][-steps:]
+            history[row, steps - len(recent) :] = recent
+        users = np.array([read["user"] for read in reads])
+        inputs = self.encoder.inputs(users, history, np.zeros((len(reads), 1)))
+        for row, read in enumerate(reads):
+            for name, codes in read["profile"].items():
+                inputs[name][row] = codes
+        return inputs
+
+    def _search(self, vector, read) -> tuple[str, np.ndarray, np.ndarray]:
+        """The k best allowed rows.
+
+        The index is asked for more than k, in proportion to what is allowed, then for twice as
+        many, until k are; scoring what is left, exactly, takes over as soon as it is cheaper.
+        """
+        allowed = read["allowed"]
+        left = np.flatnonzero(allowed)
+        k, wanted = min(read["k"], len(left)), len(self.items)
+        if k:
+            wanted = int(1.5 * k * len(self.items) / len(left)) + 10
+        while isinstance(self.index, AnnoyIndex) and wanted < len(self.items):
+            candidates = max(self.index.search_k or 0, self.index.n_trees * wanted)
+            if ROWS_PER_CANDIDATE * candidates > len(left):
+                break
+            ids, scores = self.index.query(vector, wanted)
+            fit = np.flatnonzero(allowed[ids - 1])[:k]
+            if len(fit) == k:
+                return "index", ids[fit] - 1, scores[fit]
+            wanted *= 2
+        scores = self.index.vectors[left] @ vector.astype(np.float32)
+        best = left[np.argpartition(-scores, k - 1)[:k]] if 0 < k < len(left) else left[:k]
+        scores = self.index.vectors[best] @ vector.astype(np.float64)
+        order = np.lexsort((best, -scores))
+        return "exact", best[order], scores[order].astype(np.float32)
+
+    def _rows_of(self, original_ids, unknown: Counter, what: str) -> np.ndarray:
+        found = [self.item_rows.get(_text(id)) for id in original_ids]
+        rows = [row for row in found if row is not None]
+        unknown[what] += len(found) - len(rows)
+        return np.array(rows, np.int32)
+
+    def _having(self, name: str, values) -> np.ndarray:
+        if name not in self.rows_with:
+            raise ValueError(
+                f"there is no field {name!r} to filter by; there are "
+                f"{', '.join(self.rows_with) or 'none'}."
+            )
+        mask = np.zeros(len(self.items), bool)
+        for value in values:
+            if (rows := self.rows_with[name].get(_text(value))) is None:
+                some = ", ".join(list(self.rows_with[name])[:30])
+                raise ValueError(f"no item's {name} is {value!r}; there are {some}.")
+            mask[rows] = True
+        return mask
+
+    def _codes_of(self, profile: dict, unknown: Counter) -> dict[str, np.ndarray]:
+        codes = {}
+        for name, value in profile.items():
+            if name not in self.about["codes"]:
+                there = ", ".join(self.about["codes"]) or "none"
+                raise ValueError(f"the profile has no field {name!r}; its fields are {there}.")
+            values = value if isinstance(value, list) else [value]
+            shape = self.encoder.profile[name].shape[1:]  # () or (most values of one user,)
+            if len(values) > math.prod(shape):
+                raise ValueError(f"{name} takes {math.prod(shape)} values at most.")
+            found = [self.about["codes"][name].get(_text(value), 0) for value in values]
+            unknown["profile"] += found.count(0)
+            codes[name] = np.resize(found + [0] * math.prod(shape), shape)
+        return codes
+
+
+def make_version(model, samples, index, known=None, fields=None) -> Version:
+    """What a trained model becomes, ready to be published.
+
+    Args:
+        model: `TwoTower`, trained.
+        samples: what it was trained on.
+        index: of its item vectors, all of them; the ids are 1 to num_items.
+        known: interactions that have happened, by user and time; None: all of the dataset's. A
+            request for a known user starts from them, and gets none of them back, unless the
+            dataset keeps repeats.
+        fields: columns of `dataset.items` to filter by; None: genres and year, where there are any.
+
+    Raises:
+        ValueError: if the index has other items, or the tower as served returns other vectors than
+            the model.
+    """
+    dataset = samples.split.dataset
+    known = dataset.interactions if known is None else known
+    if not np.array_equal(index.ids, np.arange(1, dataset.num_items + 1)):
+        raise ValueError(
+            f"expected an index of the ids 1 to {dataset.num_items}, in this order, received "
+            f"{len(index)} ids: {index.ids[:3]}... Build it from model.item_vectors()."
+        )
+    fields = [f for f in ITEM_FIELDS if f in dataset.items] if fields is None else list(fields)
+    everyone, watched = np.arange(1, dataset.num_items + 1), known["item_id"].to_numpy(np.int32)
+    items = dataset.items[["original_id", *fields]].reset_index(drop=True)
+    items.insert(1, "title", dataset.titles(everyone))
+    items.insert(2, "popularity", np.bincount(watched, minlength=dataset.num_items + 1)[1:])
+    ends = np.searchsorted(known["user_id"], np.arange(1, dataset.num_users + 1), side="right")
+    version = Version(
+        tower=served_tower(model),
+        index=index,
+        encoder=samples.encoder,
+        items=items,
+        users=dataset.users["original_id"].to_numpy(),
+        known=watched,
+        offsets=np.r_[0, ends],
+        about={
+            "dataset": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "repeats": dataset.repeats,
+            "codes": _profile_codes(dataset, samples.encoder),
+        },
+    )
+    few = {name: values[:100] for name, values in samples.serving_inputs("test").items()}
+    apart = np.abs(version.tower.user_vectors(few) - model.user_vectors(few)).max()
+    if not apart < TOLERANCE:
+        raise ValueError(f"the served tower's vectors differ from the model's by up to {apart}.")
+    return version
+
+
+def _profile_codes(dataset, encoder: Encoder) -> dict[str, dict[str, int]]:
+    """For each field of the profile, which code a value has, as text."""
+    codes = {}
+    for name, of_users in encoder.profile.items():
+        codes[name] = {}
+        if name not in dataset.users:
+            continue
+        column = dataset.users[name]
+        if name == "age" and pd.api.types.is_numeric_dtype(column.dtype):
+            ages = range(121)  # also those that no user has
+            groups = np.digitize(ages, AGE_BOUNDS) + 1
+            codes[name] = {str(age): int(code) for age, code in zip(ages, groups, strict=True)}
+            continue
+        for value, code in zip(column, of_users[1:].tolist(), strict=True):
+            several = isinstance(code, list)
+            pairs = zip(value if several else [value], code if several else [code], strict=False)
+            codes[name] |= {_text(v): c for v, c in pairs if c}
+    return codes
+
+
+def _text(value) -> str:
+    """A value as it is looked up: 7, 7.0 and "7" are one."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -1,0 +1,622 @@
+"""A version answers as its model; a folder never shows half of one; the service never mixes two."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys_helpers import serving, versions
+from recsys_helpers.datasets import Dataset
+from recsys_helpers.index import AnnoyIndex, ExactIndex, recommend
+from recsys_helpers.samples import training_samples
+from recsys_helpers.served_tower import ExportedTower, NumpyTower, served_tower
+from recsys_helpers.serving import Query, Version, make_version
+from recsys_helpers.splits import leave_last_out
+from recsys_helpers.towers.dssm import DSSMUserTower
+from recsys_helpers.towers.self_attention import SelfAttentiveUserTower
+from recsys_helpers.towers.youtubednn import ItemEmbeddingTower, YouTubeDNNUserTower
+from recsys_helpers.two_tower import TwoTower
+from recsys_helpers.versions import load_newest, numbers, publish
+
+ROOT = Path(__file__).resolve().parent.parent
+DIM, ITEMS, USERS = 8, 300, 40
+FIELDS = ["gender", "age", "likes"]
+
+
+def make_samples(repeats="first", **options):
+    """A log of random choices; ids are not ours, some titles and years are missing."""
+    rng = np.random.default_rng(1)
+    rows = [
+        {"user_id": f"u{user}", "item_id": int(item) * 10 + 1, "position": place}
+        for user in range(USERS)
+        for place, item in enumerate(rng.permutation(ITEMS)[: 12 + user])
+    ]
+    rows += [
+        {"user_id": f"x{user}", "item_id": item * 10 + 1, "position": item}
+        for user in range(3)
+        for item in range(ITEMS)
+    ]
+    users = pd.DataFrame({"user_id": pd.unique(pd.DataFrame(rows)["user_id"])})
+    users["gender"] = [["F", "M", None][i % 3] for i in range(len(users))]
+    users["age"] = [20 + i for i in range(len(users))]
+    users["likes"] = [["tea", "rum"][: i % 3] for i in range(len(users))]
+    items = pd.DataFrame({"item_id": np.arange(ITEMS) * 10 + 1})
+    items["title"] = [f"Film {i} – é" if i % 7 else None for i in range(ITEMS)]
+    items["year"] = [1990 + i % 10 if i % 5 else None for i in range(ITEMS)]
+    items["genres"] = [["Drama", "War"][: 1 + (i % 31 == 0)] if i % 3 else [] for i in range(ITEMS)]
+    log = pd.DataFrame(rows)
+    dataset = Dataset.from_tables(log, users, items, repeats=repeats, verbose=False)
+    split = leave_last_out(dataset, 1, verbose=False)
+    return training_samples(split, history_length=6, user_fields=FIELDS, **options)
+
+
+def make_model(samples, tower=YouTubeDNNUserTower, **options):
+    items = samples.split.dataset.num_items
+    item_tower = ItemEmbeddingTower(items, DIM)
+    model = TwoTower(tower(samples.sizes, DIM, **options), item_tower, items)
+    model({name: values[:1] for name, values in samples.inputs.items()})
+    for variable in model.trainable_variables:  # zeros hide mistakes
+        noise = np.random.default_rng(len(variable.shape)).normal(size=variable.shape)
+        variable.assign(variable + 0.3 * noise - 0.2)
+    return model
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return make_samples()
+
+
+@pytest.fixture(scope="module")
+def model(samples):
+    return make_model(samples, example_age_scale=2.0)
+
+
+def make(samples, model, kind=AnnoyIndex, **options):
+    index = kind("cosine", **options)
+    index.build(model.item_vectors(), np.arange(1, samples.split.dataset.num_items + 1))
+    return make_version(model, samples, index)
+
+
+@pytest.fixture(scope="module")
+def version(samples, model):
+    return make(samples, model, n_trees=1, search_k=10_000)
+
+
+@pytest.fixture
+def folder(version, tmp_path):
+    publish(version, tmp_path / "versions")
+    return tmp_path / "versions"
+
+
+# The tower
+
+
+@pytest.mark.parametrize(
+    ("tower", "options"),
+    [
+        (YouTubeDNNUserTower, {"example_age_scale": 3.0}),
+        (YouTubeDNNUserTower, {"recency": False, "last": 0, "normalize": False}),
+        (YouTubeDNNUserTower, {"hidden": (16, 12), "fields": []}),
+        (DSSMUserTower, {}),
+        (DSSMUserTower, {"hidden": (), "last": 6}),
+    ],
+)
+def test_numpy_computes_what_keras_does(samples, tower, options):
+    model = make_model(samples, tower, **options)
+    rows = np.r_[:15, -15:0]  # histories of one item and more, and full ones
+    inputs = {name: values[rows] for name, values in samples.inputs.items()}
+    inputs["example_age"] = inputs["example_age"] + np.arange(30, dtype="float32")[:, None]
+    served = served_tower(model)
+    assert isinstance(served, NumpyTower)
+    expected = model.user_vectors(inputs)
+    np.testing.assert_allclose(served.user_vectors(inputs), expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(expected - expected[0]).max() > 0.01
+
+
+def test_windows_of_a_longer_row_and_shorter_histories():
+    samples = make_samples(positions=4)
+    model = make_model(samples)
+    inputs = samples.serving_inputs("test")
+    assert inputs["history"].shape[1] == 9  # the tower reads six of them
+    served = served_tower(model)
+    np.testing.assert_allclose(served.user_vectors(inputs), model.user_vectors(inputs), atol=2e-6)
+    short = inputs | {"history": inputs["history"][:, -3:]}
+    np.testing.assert_allclose(served.user_vectors(short), model.user_vectors(short), atol=2e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are TensorFlow's")
+def test_any_other_tower_is_served_as_it_was_exported(samples, tmp_path):
+    model = make_model(samples, SelfAttentiveUserTower)
+    version = make(samples, model, ExactIndex)
+    assert isinstance(version.tower, ExportedTower)
+    publish(version, tmp_path)
+    del version
+    served, inputs = load_newest(tmp_path).tower, samples.serving_inputs("test")
+    np.testing.assert_allclose(served.user_vectors(inputs), model.user_vectors(inputs), atol=2e-6)
+
+
+def test_a_tower_that_is_served_wrongly_is_not_served(samples, model, monkeypatch):
+    monkeypatch.setattr(NumpyTower, "user_vectors", lambda self, inputs: np.zeros((43, DIM)))
+    with pytest.raises(ValueError, match="vectors differ from the model's by up to"):
+        make(samples, model)
+
+
+# Answers
+
+
+@pytest.mark.parametrize("kind", [AnnoyIndex, ExactIndex])
+def test_known_users_get_what_the_index_recommends(samples, model, tmp_path, kind):
+    split = samples.split
+    index = kind("cosine").build(model.item_vectors(), np.arange(1, ITEMS + 1))
+    version = make_version(model, samples, index, known=split.known("test"))
+    publish(version, tmp_path)
+    version = load_newest(tmp_path)
+    few = [user for user in range(1, USERS + 1)]
+    vectors = model.user_vectors(samples.serving_inputs("test"))[:USERS]
+    exact = ExactIndex("cosine").build(model.item_vectors(), np.arange(1, ITEMS + 1))
+    expected = recommend(exact, vectors, split.seen("test"), 5, few)
+    for user, best in zip(few, expected, strict=True):
+        answer = version.recommend(Query(user_id=split.dataset.users["original_id"][user], k=5))
+        assert answer.source == "history" and answer.version == 1
+        np.testing.assert_array_equal(answer.rows + 1, best)
+        np.testing.assert_allclose(
+            answer.scores, exact.vectors[answer.rows] @ vectors[user - 1], atol=1e-5
+        )
+
+
+def test_a_history_and_a_profile_say_the_same_as_the_user(version, samples):
+    user = 2
+    dataset = samples.split.dataset
+    row = dataset.users.loc[user]
+    history = version.known[version.offsets[user - 1] : version.offsets[user]]
+    ids = dataset.items["original_id"].loc[history].tolist()
+    profile = {name: list(row[name]) if name == "likes" else row[name] for name in FIELDS}
+    profile = {name: value for name, value in profile.items() if value is not None}
+    told = version.recommend(Query(history=ids, profile=profile))
+    known = version.recommend(Query(user_id=row["original_id"]))
+    np.testing.assert_array_equal(told.rows, known.rows)
+    other = version.recommend(Query(history=ids))
+    assert not np.array_equal(other.scores, known.scores)
+    assert not set(told.rows) & set(history - 1)
+
+
+def test_what_a_request_says_comes_before_what_is_known(version):
+    known = version.recommend(Query(user_id="u3"))
+    told = version.recommend(Query(user_id="u3", history=[11, 21], profile={"age": 60}))
+    assert not np.array_equal(told.scores, known.scores)
+    user = version.user_ids["u3"]
+    history = version.known[version.offsets[user - 1] : version.offsets[user]]
+    everything = version.recommend(Query(user_id="u3", history=[11, 21], k=ITEMS)).rows
+    assert len(everything) == ITEMS - len(set(history - 1) | {1, 2})
+
+
+def test_unknown_ids_are_left_out_and_counted(version):
+    asked = Query("nobody", [11, 5, "21", "?"], {"gender": "?", "age": 33}, 3, [7], [11, 31, 41, 9])
+    answer = version.recommend(asked)
+    assert dict(answer.unknown) == {
+        "users": 1,
+        "history": 2,
+        "profile": 1,
+        "allow": 1,
+        "exclude": 1,
+    }
+    assert set(answer.rows) == {3, 4}
+
+
+def test_nobody_gets_what_is_popular(version, samples):
+    counts = np.bincount(samples.split.dataset.interactions["item_id"], minlength=ITEMS + 1)[1:]
+    expected = np.lexsort((np.arange(ITEMS), -counts))[:10]
+    for query in (Query(), Query(user_id="nobody"), Query(user_id=7, history=["?"])):
+        answer = version.recommend(query)
+        assert (answer.source, answer.search) == ("popularity", "none")
+        np.testing.assert_array_equal(answer.rows, expected)
+        np.testing.assert_array_equal(answer.scores, counts[expected])
+    war = version.recommend(Query(filters={"genres": ["War"]}))
+    assert all("War" in version.items["genres"][row] for row in war.rows) and len(war.rows)
+
+
+@pytest.mark.parametrize("wanted", [{"year": [1993]}, {"genres": ["War"]}, {"year": ["1991"]}, {}])
+@pytest.mark.parametrize("k", [1, 10, 100])
+def test_filters_find_the_best_of_what_is_left(version, wanted, k):
+    query = Query(history=[101, 211], filters=wanted, exclude=[31, 11], k=k)
+    read = version.read(query)
+    (vector,) = version.tower.user_vectors(version.inputs([read]))
+    answer = version.recommend(query)
+    allowed = np.ones(ITEMS, bool)
+    allowed[[10, 21, 3, 1]] = False
+    items = version.items
+    for name, (value,) in wanted.items():
+        has = items[name].map(
+            lambda v, x=value: x in v if isinstance(v, (tuple, list)) else v == int(x)
+        )
+        allowed &= has.fillna(False).to_numpy(bool)
+    left = np.flatnonzero(allowed)
+    assert len(left)
+    scores = version.index.vectors[left] @ vector
+    np.testing.assert_array_equal(answer.rows, left[np.argsort(-scores)][:k])
+
+
+def test_the_index_is_asked_when_much_is_left_and_not_when_little_is(samples, model):
+    version = make(samples, model, n_trees=1)
+    assert version.recommend(Query(history=[11], k=3)).search == "index"
+    assert version.recommend(Query(history=[11], k=100)).search == "exact"
+    few = version.original_ids[5:9]
+    answer = version.recommend(Query(history=[11], allow=few, k=3))
+    assert answer.search == "exact" and set(answer.rows) < {5, 6, 7, 8}
+
+
+def test_over_fetching_grows_until_enough_fit(samples, model, monkeypatch):
+    version, asked = make(samples, model, n_trees=1, search_k=10_000), []
+    query = AnnoyIndex.query
+    monkeypatch.setattr(serving, "ROWS_PER_CANDIDATE", 0)  # never exact search
+
+    def noted(self, vector, k, exclude=None):
+        asked.append(k)
+        return query(self, vector, k, exclude)
+
+    monkeypatch.setattr(AnnoyIndex, "query", noted)
+    best = version.recommend(Query(history=[11], k=100))
+    asked.clear()
+    again = version.recommend(
+        Query(history=[11], k=2, exclude=[version.original_ids[row] for row in best.rows])
+    )
+    assert asked == [14, 28, 56, 112]  # 102 are needed
+    assert not set(again.rows) & set(best.rows) and len(again.rows) == 2
+
+
+def test_fewer_than_k_are_returned_when_fewer_are_left(version):
+    assert len(version.recommend(Query(history=[11], allow=[31], k=9)).rows) == 1
+    assert len(version.recommend(Query(history=[11], allow=[], k=9)).rows) == 0
+    assert len(version.recommend(Query(allow=[], k=9)).rows) == 0
+
+
+def test_where_people_come_back_nothing_is_left_out():
+    samples = make_samples(repeats="keep")
+    version = make(samples, make_model(samples))
+    history = version.original_ids[:5]
+    answer = version.recommend(Query(history=history, k=ITEMS))
+    assert len(answer.rows) == ITEMS
+    assert len(version.recommend(Query(user_id="u1", exclude=history, k=ITEMS)).rows) == ITEMS - 5
+
+
+def test_many_queries_are_answered_as_one_by_one(version):
+    queries = [Query("u1"), Query(), Query(history=[11, 21]), Query("?", ["?"], {"age": 20})]
+    together = version.answer([version.read(query) for query in queries])
+    for query, answer in zip(queries, together, strict=True):
+        alone = version.recommend(query)
+        np.testing.assert_array_equal(answer.rows, alone.rows)
+        np.testing.assert_allclose(answer.scores, alone.scores, atol=1e-6)
+
+
+def test_what_cannot_be_meant_is_refused(version, samples, model):
+    for query, message in (
+        (
+            Query(filters={"colour": ["red"]}),
+            "no field 'colour' to filter by; there are genres, year",
+        ),
+        (Query(filters={"genres": ["Noir"]}), "no item's genres is 'Noir'; there are Drama, War"),
+        (Query(profile={"zip": 1}), "no field 'zip'; its fields are gender, age, likes"),
+        (Query(profile={"gender": ["F", "M"]}), "gender takes 1 values at most"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            version.recommend(query)
+    part = ExactIndex("cosine").build(model.item_vectors()[1:], np.arange(2, ITEMS + 1))
+    with pytest.raises(ValueError, match="expected an index of the ids 1 to 300, in this order"):
+        make_version(model, samples, part)
+
+
+# Versions
+
+
+def test_versions_are_numbered_the_newest_wins_and_old_ones_go(version, tmp_path):
+    for expected in range(1, 5):
+        assert publish(version, tmp_path, keep=2) == expected
+    assert numbers(tmp_path) == [4, 3]
+    assert load_newest(tmp_path).number == 4 and load_newest(tmp_path, current=4) is None
+    assert {path.name for path in tmp_path.iterdir()} == {"3", "4", ".last"}
+    (tmp_path / "4").rename(tmp_path / "withdrawn")  # rollback
+    assert load_newest(tmp_path, current=4).number == 3
+    assert publish(version, tmp_path) == 5  # the number of what was withdrawn isn't used again
+    with pytest.raises(ValueError, match="keep must be at least 1"):
+        publish(version, tmp_path, keep=0)
+
+
+def test_a_version_is_the_same_after_a_journey(version, folder):
+    loaded = load_newest(folder)
+    assert loaded.about.pop("created") and loaded.about.pop("index") == "AnnoyIndex"
+    assert loaded.about == version.about
+    for query in (Query("u5"), Query(history=[11], profile={"likes": ["rum"]}, k=50), Query()):
+        one, other = version.recommend(query), loaded.recommend(query)
+        np.testing.assert_array_equal(one.rows, other.rows)
+        np.testing.assert_array_equal(one.scores, other.scores)
+    assert loaded.titles == version.titles and loaded.original_ids == version.original_ids
+    assert loaded.rows_with.keys() == version.rows_with.keys() == {"genres", "year"}
+
+
+def test_what_is_not_complete_is_not_visible(version, folder, monkeypatch):
+    save = AnnoyIndex.save
+
+    def interrupted(self, path):
+        save(self, path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AnnoyIndex, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish(version, folder)
+    assert list(folder.glob(".new-*")) and numbers(folder) == [1]
+    monkeypatch.undo()
+    assert publish(version, folder) == 2 and not list(folder.glob(".new-*"))
+
+
+@pytest.mark.parametrize("file", ["user_tower.npz", "version.json", "items.parquet", "index"])
+def test_a_damaged_version_gives_way_to_the_one_before(version, folder, caplog, file):
+    publish(version, folder)
+    path = folder / "2" / file
+    path = next(path.glob("forest-*")) if path.is_dir() else path
+    path.write_bytes(path.read_bytes()[:-30])
+    damaged = set()
+    assert load_newest(folder, damaged=damaged).number == 1
+    assert damaged == {2} and "version 2" in caplog.text and "can't be loaded" in caplog.text
+    assert load_newest(folder, current=1, damaged=damaged) is None
+
+
+def test_a_version_that_vanishes_while_it_is_loaded(version, folder, monkeypatch, caplog):
+    load, happened = Version.load.__func__, []
+
+    def slow(cls, path, number):
+        if not happened:  # as soon as somebody wants version 1, it is replaced by 2
+            happened.append(number)
+            publish(version, folder, keep=1)
+        return load(cls, path, number)
+
+    monkeypatch.setattr(Version, "load", classmethod(slow))
+    assert load_newest(folder).number == 2 and happened == [1] and not caplog.text
+
+
+def test_a_loaded_version_answers_when_it_has_been_removed(version, folder):
+    first = load_newest(folder)
+    publish(version, folder, keep=1)
+    assert numbers(folder) == [2]
+    np.testing.assert_array_equal(
+        first.recommend(Query("u1")).rows, version.recommend(Query("u1")).rows
+    )
+
+
+def test_publishers_take_turns(version, tmp_path):
+    with versions._turn(tmp_path):
+        code = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        run = subprocess.run(
+            [sys.executable, "-c", code, tmp_path / ".last"], capture_output=True, text=True
+        )
+    assert "BlockingIOError" in run.stderr
+
+
+# The service
+
+
+@pytest.fixture
+def service():
+    return pytest.importorskip(
+        "recsys_helpers.service", reason="the extra isn't installed: pip install -e '.[serve]'"
+    )
+
+
+@pytest.fixture
+def client(service, folder):
+    testclient = pytest.importorskip("fastapi.testclient", reason="httpx2 isn't installed")
+    app = service.create_app(folder, poll_seconds=0.02)
+    with testclient.TestClient(app, raise_server_exceptions=False) as client:
+        client.folder = folder
+        yield client
+
+
+def metric(client, name):
+    for line in client.get("/metrics").text.splitlines():
+        if line.startswith(name + " "):
+            return float(line.rsplit(" ", 1)[1])
+
+
+def test_every_example_of_the_schema_works(client, service):
+    schema = client.get("/openapi.json").json()
+    body = schema["paths"]["/recommend"]["post"]["requestBody"]["content"]["application/json"]
+    assert {"known user", "history", "history and profile", "filter"} <= body["examples"].keys()
+    for name, example in body["examples"].items():
+        answer = client.post("/recommend", json=example["value"])
+        assert answer.status_code == 200, (name, answer.text)
+        service.RecommendResponse.model_validate_json(answer.text)
+        assert len(answer.json()["items"]) == example["value"]["k"], name
+        assert not answer.json()["unknown"]
+    assert client.get("/docs").status_code == 200
+
+
+def test_an_answer_over_http_is_the_version_s(client, version):
+    answer = client.post("/recommend", json={"user_id": "u4", "k": 4}).json()
+    right = version.recommend(Query("u4", k=4))
+    assert [item["item_id"] for item in answer["items"]] == [row * 10 + 1 for row in right.rows]
+    assert [item["title"] for item in answer["items"]] == [
+        f"Film {row} – é" if row % 7 else str(row * 10 + 1) for row in right.rows
+    ]
+    assert np.float32([item["score"] for item in answer["items"]]).tolist() == right.scores.tolist()
+    assert answer["version"] == 1 and answer["source"] == "history"
+
+
+BAD = [
+    b"",
+    b"[",
+    b"null",
+    b"[1]",
+    b"\xff\xfe",
+    b'{"k": 0}',
+    b'{"k": 101}',
+    b'{"k": 1e400}',
+    b'{"k": NaN}',
+    b'{"k": true}',
+    b'{"k": "5"}',
+    b'{"user_id": 1.5}',
+    b'{"user_id": 1' + b"0" * 5000 + b"}",
+    b'{"history": 7}',
+    b'{"history": [null]}',
+    b'{"history": ["\\ud800"]}',
+    b'{"history": [' + b"1," * 1000 + b"1]}",
+    b'{"\\ud800": 1}',
+    b'{"colour": 1}',
+    b"[" * 100_000,
+    b'{"filters": {"colour": ["red"]}}',
+    b'{"filters": {"genres": ["\\u0000"]}}',
+    b'{"filters": {"genres": []}}',
+    b'{"profile": {"gender": ["F", "M"]}}',
+    b'{"profile": {"zip": "1"}}',
+]
+
+
+@pytest.mark.parametrize("body", BAD, ids=range(len(BAD)))
+def test_a_bad_body_is_refused_with_a_reason(client, body):
+    answer = client.post("/recommend", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["detail"] and all(reason["msg"] for reason in answer.json()["detail"])
+
+
+def test_whatever_is_sent_the_service_goes_on(client):
+    draw = random.Random(1)
+    values = [None, True, 0, -1, 2**70, 1.5, 1e308, "", "u1", "\ud800", "é" * 300, [], {}, [[]]]
+    values += [[11, "21"], {"genres": ["War"]}, {"age": 30}, {"age": []}, {"likes": ["tea", 1]}]
+    names = ["user_id", "history", "profile", "k", "exclude", "allow", "filters", "?"]
+    seen = set()
+    for _ in range(400):
+        body = {draw.choice(names): draw.choice(values) for _ in range(draw.randint(0, 3))}
+        text = bytearray(json.dumps(body).encode())
+        if draw.random() < 0.2:
+            text[draw.randrange(len(text))] = draw.randrange(256)
+        answer = client.post(
+            "/recommend", content=bytes(text), headers={"content-type": "application/json"}
+        )
+        assert answer.status_code in (200, 422), (text, answer.text)
+        seen.add(answer.status_code)
+    assert seen == {200, 422}
+
+
+def test_a_body_that_is_too_large_is_not_read(client, service):
+    def much():
+        for _ in range(10_000):
+            read.append(1)
+            yield b" " * 10_000
+
+    read = []
+    text = b'{"k": 5}' + b" " * service.MOST_BYTES
+    for body in (text, much()):
+        answer = client.post("/recommend", content=body)
+        assert answer.status_code == 413 and "more than 262,144 bytes" in answer.text
+    assert client.post("/recommend", json={"k": 5}).status_code == 200
+    assert metric(client, 'recommend_refused_total{status="413"}') == 2
+
+
+def test_paths_and_methods_that_are_not_there(client):
+    assert client.get("/nothing").status_code == 404
+    assert client.get("/recommend").status_code == 405
+
+
+def test_a_newer_version_takes_over_and_says_so(client, version):
+    assert client.get("/health").json() == {"status": "ok", "version": 1}
+    about = client.get("/version").json()
+    assert (about["version"], about["items"], about["index"]) == (1, ITEMS, "AnnoyIndex")
+    publish(version, client.folder)
+    for _ in range(500):
+        if client.get("/health").json()["version"] == 2:
+            break
+    assert client.post("/recommend", json={"k": 1}).json()["version"] == 2
+    assert metric(client, "recommend_version") == 2
+    (client.folder / "2").rename(client.folder / "withdrawn")
+    for _ in range(500):
+        if client.get("/health").json()["version"] == 1:
+            break
+    assert client.post("/recommend", json={"k": 1}).json()["version"] == 1
+
+
+def test_a_damaged_version_is_counted_once_and_not_served(client, version):
+    publish(version, client.folder)
+    os.rename(client.folder / "2", client.folder / "away")
+    (client.folder / "away" / "version.json").write_text("{")
+    os.rename(client.folder / "away", client.folder / "9")
+    for _ in range(200):
+        assert client.post("/recommend", json={"k": 1}).json()["version"] < 9
+    assert metric(client, "recommend_reload_failures_total") == 1
+
+
+def test_metrics_count_what_was_asked_and_shown(client):
+    client.post("/recommend", json={"history": [11, 5, 6], "user_id": "?", "k": 7})
+    client.post("/recommend", json={"k": 7})
+    client.post("/recommend", json={"k": 0})
+    assert metric(client, "recommend_history_items_total") == 3
+    assert metric(client, 'recommend_unknown_total{kind="history"}') == 2
+    assert metric(client, 'recommend_unknown_total{kind="users"}') == 1
+    assert metric(client, "recommend_items_shown_total") == 14
+    assert 7 / ITEMS <= metric(client, "recommend_coverage") <= 14 / ITEMS
+    assert 6.5 < metric(client, "recommend_shown_popularity_total") < 14  # seven are the top
+    assert metric(client, 'recommend_answers_total{search="none",source="popularity"}') == 1
+    assert metric(client, 'recommend_refused_total{status="422"}') == 1
+    assert metric(client, 'recommend_seconds_count{stage="total"}') == 3
+    for stage in ("parsing", "read", "filter", "tower", "index", "answer"):
+        assert metric(client, f'recommend_seconds_count{{stage="{stage}"}}') in (1, 2)
+
+
+def test_without_a_version_it_does_not_start(service, tmp_path, capsys):
+    with pytest.raises(FileNotFoundError, match="has no complete version"):
+        service.create_app(tmp_path)
+    with pytest.raises(SystemExit):
+        service.main([str(tmp_path)])
+    assert "Publish one with" in capsys.readouterr().err
+
+
+def test_it_is_reached_from_this_machine_only_unless_told_otherwise(service, folder, monkeypatch):
+    uvicorn, given = pytest.importorskip("uvicorn"), []
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: given.append(options["host"]))
+    service.main([str(folder)])
+    service.main([str(folder), "--host", "0.0.0.0"])
+    assert given == ["127.0.0.1", "0.0.0.0"]
+
+
+# Short forms of benchmarks/serving_faults.py
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, flock and SIGKILL")
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (
+            "publish_under_load(folder, versions=3, rate=100, pause=0.2)",
+            {"failed": 0, "mixed": 0, "newest_seen": True},
+        ),
+        (
+            "kill_publishers(folder, times=4)",
+            {"failed": 0, "broken": 0, "still_answers": True, "newest_found": True},
+        ),
+    ],
+)
+def test_versions_come_and_publishers_go_while_it_answers(service, folder, call, expected):
+    pytest.importorskip("httpx2", reason="httpx2 isn't installed")
+    code = (
+        "import sys, json; from pathlib import Path; import serving_faults\n"
+        f"if __name__ == '__main__':\n    folder = Path(sys.argv[1])\n"
+        f"    print(json.dumps(serving_faults.{call}))"
+    )
+    script = folder.parent / "call.py"
+    script.write_text(code)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), *filter(None, sys.path)])
+    run = subprocess.run(
+        [sys.executable, script, folder.parent],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert found.items() >= expected.items(), found
+    assert found["requests"] > 50
