@@ -298,6 +298,12 @@ def test_a_page_says_what_it_is_about(opened, document):
     assert (HTML / "_static" / card.rpartition("/")[2]).is_file()
 
 
+def test_a_word_of_the_glossary_says_what_it_means(opened):
+    links = opened("notebooks/04_dssm").page.locator("article a[href*='glossary.html#term-']")
+    titles = links.evaluate_all("links => links.map(link => link.title)")
+    assert len(titles) >= 3 and min(map(len, titles)) > 20
+
+
 def test_search_finds_a_word(browser, site):
     page = browser.new_page()
     page.goto(f"{site}/search.html?q=temperature", wait_until="load")
