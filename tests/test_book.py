@@ -232,7 +232,7 @@ def test_a_page_is_more_than_its_code(opened, document):
     code, height = page.evaluate(
         """() => {
              const shown = [...document.querySelectorAll('article div.highlight')]
-                 .filter(e => e.offsetParent && !e.closest('details:not([open])'));
+                 .filter(e => e.offsetParent && !e.closest('details:not([open]), .toggle-hidden'));
              const heights = shown.map(e => e.getBoundingClientRect().height);
              return [heights.reduce((a, b) => a + b, 0),
                      document.querySelector('article').getBoundingClientRect().height];
