@@ -19,6 +19,7 @@ from recsys_helpers.batches import checked_arrays
 from recsys_helpers.layers import EmbeddingTable, register
 
 SHARES = 64  # a table's rows are padded to a multiple, so that as many devices can share them
+PATIENCE = 15  # seconds
 
 
 @register
@@ -35,7 +36,10 @@ class SharedTable(EmbeddingTable):
 
 
 def start(address: str, processes: int, process: int) -> None:
-    """Join the other processes, once, before anything is computed.
+    """Join the other processes, once, before anything is computed; all draw the same weights.
+
+    A process that ends is missed within `PATIENCE` seconds; `keras.distribution.initialize` would
+    let the others wait for minutes.
 
     Args:
         address: host and port of process 0, such as "10.0.0.1:12345".
@@ -45,8 +49,19 @@ def start(address: str, processes: int, process: int) -> None:
     Raises:
         RuntimeError: on another backend than JAX.
     """
-    _jax().config.update("jax_cpu_collectives_implementation", "gloo")  # elsewhere it has its own
-    keras.distribution.initialize(address, processes, process)
+    jax = _jax()
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # elsewhere it has its own
+    jax.distributed.initialize(
+        address,
+        processes,
+        process,
+        heartbeat_timeout_seconds=PATIENCE,
+        shutdown_timeout_seconds=PATIENCE,
+    )
+    from jax.experimental import multihost_utils
+
+    seed = multihost_utils.broadcast_one_to_all(np.int32(secrets.randbelow(1 << 31)))
+    keras.utils.set_random_seed(int(seed))
 
 
 def data_parallel() -> None:
