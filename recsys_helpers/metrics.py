@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from recsys_helpers.bootstrap import interval
 from recsys_helpers.splits import Split
 
 KS = (5, 10, 50)
@@ -306,8 +307,7 @@ def bootstrap_interval(
 
     chunk = max(1, (1 << 21) // (len(values) if counted else users))
     drawn = [means(min(chunk, num_samples - done)) for done in range(0, num_samples, chunk)]
-    low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return interval(np.concatenate(drawn), level)
 
 
 def items_by_user(table: pd.DataFrame, num_users: int) -> tuple[np.ndarray, np.ndarray]:

@@ -54,7 +54,7 @@ def make(loss):
     return model
 
 
-def batches(spoilt=""):
+def batches(spoilt="", epoch=0):
     """Everybody's, unless one of the arguments is this process's own."""
     return training.GlobalBatches(
         INPUTS,
@@ -62,6 +62,7 @@ def batches(spoilt=""):
         NUM_ITEMS,
         BATCH // (1 + (spoilt == "batch_size")),
         3 + (spoilt == "seed"),
+        epoch + (spoilt == "epoch"),
     )
 
 
@@ -84,9 +85,8 @@ def main():
             model = keras.models.load_model(task["load"])
         else:
             model = make(loss.removesuffix(" of half"))
-        data = batches("batch_size" if loss.endswith(" of half") else "")
-        for _ in range(task.get("epochs_before", 0)):
-            data.on_epoch_end()
+        spoilt = "batch_size" if loss.endswith(" of half") else ""
+        data = batches(spoilt, task.get("epochs_before", 0))
         callbacks = []
         if task.get("dies") == task.get("process", 0):
 

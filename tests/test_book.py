@@ -285,6 +285,9 @@ def test_figures_say_what_is_to_be_seen(opened, document):
                  'article :is(figure img, svg.figure-svg, .cell_output img)')]
              .map(e => [e.getAttribute('aria-label') || e.alt || '', !!e.closest('figure')?.id])"""
     )
+    # In the page itself, where the style sheet reaches their colours; the badge needs none.
+    outside = page.locator("article img[src$='.svg']:not([alt='Open in Colab'])")
+    assert outside.count() == 0
     for alt, in_figure in drawn:
         assert len(alt) >= 30 and "_images" not in alt and in_figure, (alt, in_figure)
 

@@ -253,6 +253,8 @@ def test_a_new_build_replaces_the_old_one_at_once_and_is_found_again(milvus, mon
     engine.build(first, np.arange(4))
     engine.build(second, np.arange(10, 14), {"genre": ["a", "b", "a", "b"], "year": [1, 2, 3, 4]})
     assert engine.query(-first[1], 1)[0].tolist() == [11]
+    with pytest.raises(ValueError, match=r"expected queries of length 4, received shape \(1, 3\)"):
+        engine.query(first[0, :3], 1)
     assert len(engine.client.list_collections()) == 1
     assert engine.query(-first[1], 2, where='genre == "a"')[0].tolist() == [10, 12]
     assert engine.query(-first[1], 1, where="year > 3")[0].tolist() == [13]

@@ -101,7 +101,7 @@ def test_a_worker_that_sees_its_own_half_alone_trains_another_model(alone):
 
 
 def test_processes_that_would_train_on_different_batches_are_stopped(tmp_path):
-    spoilt = ["arrays", "seed", "batch_size"]
+    spoilt = ["arrays", "seed", "batch_size", "epoch"]
     codes, said = in_two(out=str(tmp_path / "no.npz"), losses=[], layout="data", spoilt=spoilt)
     assert codes == [0, 0], said
     for text in said:

@@ -42,7 +42,7 @@ class MilvusIndex:
         search_params: dict | None = None,
     ):
         try:
-            from pymilvus import MilvusClient
+            from pymilvus import MilvusClient, MilvusException
         except ImportError as error:
             raise ImportError(
                 "MilvusIndex needs pymilvus, and milvus-lite where there is no server: "
@@ -52,7 +52,7 @@ class MilvusIndex:
             raise ValueError(f'metric must be "dot" or "cosine", received {metric!r}.')
         self.name, self.metric, self.kind = name, metric, kind
         self.build_params, self.search_params = build_params or {}, search_params or {}
-        self.client = MilvusClient(uri)
+        self.client, self.error = MilvusClient(uri), MilvusException
 
     def build(self, vectors: np.ndarray, ids: np.ndarray, fields: dict | None = None):
         """Put a catalogue into a new collection, switch to it, and drop the one before.
@@ -86,7 +86,9 @@ class MilvusIndex:
                 stop = start + ROWS
                 columns = {"id": ids[start:stop].tolist()}
                 columns |= {"vector": vectors[start:stop].astype(np.float32)}
-                columns |= {name: _plain(values[start:stop]) for name, values in fields.items()}
+                columns |= {
+                    name: np.asarray(values[start:stop]).tolist() for name, values in fields.items()
+                }
                 rows = zip(*columns.values(), strict=True)
                 self.client.insert(new, [dict(zip(columns, row, strict=True)) for row in rows])
             self._settle(new, len(ids))
@@ -120,8 +122,6 @@ class MilvusIndex:
                 engine has fewer than k items left; an approximate index with a narrow `where` may,
                 though there are more.
         """
-        if self._collection() is None:
-            raise ValueError(f"there is no collection {self.name!r}: build the index first.")
         queries = np.asarray(vectors, np.float32)
         one = queries.ndim == 1
         if one:
@@ -137,10 +137,20 @@ class MilvusIndex:
             raise ValueError(
                 f"k with the longest exclusion must be from 1 to {MOST:,}, received {wanted:,}."
             )
-        found = self.client.search(
-            self.name, list(queries), filter=where, limit=wanted,
-            search_params={"params": self.search_params},
-        )  # fmt: skip
+        try:
+            found = self.client.search(
+                self.name, list(queries), filter=where, limit=wanted,
+                search_params={"params": self.search_params},
+            )  # fmt: skip
+        except self.error:  # looked into only then: each question to the engine takes its time
+            dimension = self._dimension()
+            if dimension == queries.shape[1]:
+                raise
+            raise ValueError(
+                f"expected queries of length {dimension}, received shape {queries.shape}."
+                if dimension
+                else f"there is no collection {self.name!r}: build the index first."
+            ) from None
         ids, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
         for row, (hits, left_out) in enumerate(zip(found, exclude, strict=True)):
             hits = [(hit["id"], hit["distance"]) for hit in hits if hit["id"] not in left_out][:k]
@@ -164,6 +174,13 @@ class MilvusIndex:
         if self.name not in self.client.list_aliases().get("aliases", []):
             return None
         return self.client.describe_alias(self.name)["collection_name"]
+
+    def _dimension(self) -> int | None:
+        """Length of the vectors; None before the first build."""
+        if self._collection() is None:
+            return None
+        fields = self.client.describe_collection(self.name)["fields"]
+        return next(int(f["params"]["dim"]) for f in fields if f["name"] == "vector")
 
     def _create(self, collection: str, dimension: int, fields: dict) -> None:
         from pymilvus import DataType
@@ -199,7 +216,3 @@ class MilvusIndex:
                 raise TimeoutError(f"{waiting} of {rows} rows weren't indexed in {seconds:.0f} s.")
             time.sleep(0.2)
         self.client.load_collection(collection)
-
-
-def _plain(values):
-    return np.asarray(values).tolist()

@@ -112,13 +112,14 @@ class GlobalBatches(keras.utils.PyDataset):
         num_items: size of the catalogue.
         batch_size: rows of a batch of all processes together.
         seed: of the order, which is another one in each epoch.
+        epoch: how many epochs a run has behind it that goes on from a checkpoint.
 
     Raises:
         ValueError: on arrays that don't fit each other, a batch that can't be divided, or if the
-            processes were given different arrays, sizes or seeds.
+            processes were given different arrays, sizes, seeds or epochs.
     """
 
-    def __init__(self, x, y, num_items, batch_size, seed=0):
+    def __init__(self, x, y, num_items, batch_size, seed=0, epoch=0):
         super().__init__()
         _jax()
         self.x, self.y, _ = checked_arrays(x, y, None, num_items)
@@ -128,13 +129,14 @@ class GlobalBatches(keras.utils.PyDataset):
                 f"expected a batch_size that divides into {shares} shares, received {batch_size}."
             )
         self.mine = slice(mine[0] * batch_size // shares, mine[1] * batch_size // shares)
-        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+        self.batch_size, self.seed, self.epoch = batch_size, seed, epoch
         arrays = keras.tree.flatten([self.x, self.y])
         agree(
             rows=len(self.y),
             arrays=zlib.crc32(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)),
             batch_size=batch_size,
             seed=seed,
+            epoch=epoch,
         )
         self.on_epoch_end()
 
