@@ -87,7 +87,7 @@ def main():
             model = make(loss.removesuffix(" of half"))
         spoilt = "batch_size" if loss.endswith(" of half") else ""
         data = batches(spoilt, task.get("epochs_before", 0))
-        callbacks = []
+        orders, callbacks = [data.order], []
         if task.get("dies") == task.get("process", 0):
 
             def die(epoch, logs=None):
@@ -97,7 +97,7 @@ def main():
             callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=die))
         log = training.fit(model, data, task.get("save", ""), epochs=task.get("epochs", 4),
                            callbacks=callbacks, verbose=0)  # fmt: skip
-        found[f"{loss}/loss"] = log.history["loss"]
+        found[f"{loss}/loss"], found[f"{loss}/orders"] = log.history["loss"], [*orders, data.order]
         if task.get("shards"):
             tables = [w for w in model.weights if w.path.endswith("embeddings")]
             found[f"{loss}/shards"] = [

@@ -76,6 +76,12 @@ def check_equal(found, expected):
             np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=name)
 
 
+def test_every_epoch_has_all_rows_in_another_order(alone):
+    first, last = alone["full/orders"]
+    assert np.array_equal(np.sort(first), np.arange(len(first))) and len(first) > 10
+    assert np.array_equal(np.sort(last), np.sort(first)) and not np.array_equal(first, last)
+
+
 @pytest.mark.parametrize("layout", ["data", "rows"])
 def test_two_devices_of_one_process_train_the_same_model(tmp_path, alone, layout):
     file = str(tmp_path / "two.npz")
