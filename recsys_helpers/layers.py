@@ -23,8 +23,8 @@ class Tower(layers.Layer):
     """A layer whose configuration is the arguments of its constructor.
 
     Each argument must be kept as an attribute of its name. Arguments may be numbers, text, their
-    lists and dicts, layers (a table that two towers share is one table again once it is loaded),
-    and registered classes of layers.
+    lists and dicts, layers (a table that two towers share is one table again once it is loaded) and
+    lists of them, and registered classes of layers.
     """
 
     def get_config(self):
@@ -33,6 +33,9 @@ class Tower(layers.Layer):
         for name in self._arguments():
             config[name] = _plain(getattr(self, name))
         return config
+
+    def get_build_config(self):
+        """Nothing: towers are built by being called."""
 
     @classmethod
     def from_config(cls, config):
@@ -65,6 +68,8 @@ def _restored(value):
         return keras.saving.get_registered_object(value["registered_class"])
     if isinstance(value, dict) and value.get("registered_name"):  # a layer, not a policy of dtypes
         return keras.saving.deserialize_keras_object(value)
+    if isinstance(value, list):  # of layers, or of anything
+        return [_restored(one) for one in value]
     return value
 
 

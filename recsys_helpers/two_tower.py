@@ -240,6 +240,26 @@ class TwoTower(keras.Model):
             )
         targets = ops.cast(ops.reshape(y, (-1,)), "int32")
         y_pred = ops.reshape(y_pred[:, -positions:], (-1, width))  # (batch * T, d)
+        loss = self.target_losses(x, y_pred, targets, positions, training)
+        if sample_weight is not None:
+            weight = ops.cast(ops.reshape(sample_weight, (rows, -1)), loss.dtype)
+            loss = loss * ops.reshape(ops.broadcast_to(weight, (rows, positions)), (-1,))
+        extra = sum((ops.sum(own) for own in self.losses), ops.zeros((), loss.dtype))
+        real = ops.cast(targets > 0, loss.dtype)
+        self.loss_mean.update_state(loss + extra, sample_weight=real)
+        cells = ops.cast(rows * positions, loss.dtype)
+        return (ops.sum(loss) / cells + extra) / batches.num_replicas()
+
+    def target_losses(self, x, users, targets, positions, training):
+        """The loss of each target, given user vectors [batch * T, d]; 0 where there is no target.
+
+        Args:
+            x: the inputs, of whose rows each has T = `positions` targets.
+            users: user vectors, row after row.
+            targets: item ids [batch * T], 0 where there is none.
+            positions: T.
+            training: whether the softmax may be sampled.
+        """
         sampled = self.sampler is not None and training
         if sampled:
             # Of the whole batch, also where its rows are shared out among devices.
@@ -252,8 +272,8 @@ class TwoTower(keras.Model):
             seen = sampled_softmax.seen_before(x["history"], ids, positions)  # (batch, T, s)
             left_out = ops.reshape(seen, (-1, ops.shape(ids)[0]))
         if sampled:
-            loss = sampled_softmax.sampled_softmax_loss(
-                y_pred,
+            return sampled_softmax.sampled_softmax_loss(
+                users,
                 self.item_tower(targets, training=training),
                 self.item_tower(ids, training=training),
                 targets,
@@ -262,20 +282,11 @@ class TwoTower(keras.Model):
                 self.temperature,
                 left_out,
             )
-        else:
-            catalogue = ops.arange(self.num_items + 1, dtype="int32")
-            catalogue = self.item_tower(catalogue, training=training)
-            loss = sampled_softmax.full_softmax_loss(
-                y_pred, catalogue, targets, self.temperature, left_out
-            )
-        if sample_weight is not None:
-            weight = ops.cast(ops.reshape(sample_weight, (rows, -1)), loss.dtype)
-            loss = loss * ops.reshape(ops.broadcast_to(weight, (rows, positions)), (-1,))
-        extra = sum((ops.sum(own) for own in self.losses), ops.zeros((), loss.dtype))
-        real = ops.cast(targets > 0, loss.dtype)
-        self.loss_mean.update_state(loss + extra, sample_weight=real)
-        cells = ops.cast(rows * positions, loss.dtype)
-        return (ops.sum(loss) / cells + extra) / batches.num_replicas()
+        catalogue = ops.arange(self.num_items + 1, dtype="int32")
+        catalogue = self.item_tower(catalogue, training=training)
+        return sampled_softmax.full_softmax_loss(
+            users, catalogue, targets, self.temperature, left_out
+        )
 
     # Vectors
 

@@ -10,6 +10,7 @@ constructor and `call`, and may return vectors for more moments than asked for: 
 from recsys_helpers.towers.dssm import DSSMItemTower, DSSMUserTower
 from recsys_helpers.towers.fm import FMItemTower, FMUserTower
 from recsys_helpers.towers.self_attention import SelfAttentiveUserTower
+from recsys_helpers.towers.several import SumItemTower, SumUserTower
 from recsys_helpers.towers.youtubednn import ItemEmbeddingTower, YouTubeDNNUserTower
 
 __all__ = [
@@ -19,5 +20,7 @@ __all__ = [
     "FMUserTower",
     "ItemEmbeddingTower",
     "SelfAttentiveUserTower",
+    "SumItemTower",
+    "SumUserTower",
     "YouTubeDNNUserTower",
 ]
