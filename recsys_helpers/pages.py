@@ -21,8 +21,9 @@ from pandas.io.formats.style import Styler
 from recsys_helpers.metrics import evaluate
 from recsys_helpers.plots import for_the_page, strip_plot
 from recsys_helpers.results import (
+    BASELINES,
     MODELS,
-    TOWERS,
+    SEVERAL,
     intervals_table,
     metric_name,
     results_table,
@@ -93,7 +94,7 @@ def show_table(
             deviation) contains: those can't be told from it here.
         formats: of other columns, by name, or one for all numbers, such as "{:.3f}".
         rule_before: row labels above which a line is drawn; by default the first tower after a
-            baseline, as `results.MODELS` orders them.
+            baseline, and what is made of several towers after these, as `results.MODELS` says.
         spread: whether the intervals are shown; if not, they still say how many digits the values
             have and which are bold, for tables that stand beside a figure with the intervals.
 
@@ -190,10 +191,10 @@ def _best(values: list) -> list[bool]:
 def _rules(labels: list, rule_before: tuple) -> list[int]:
     if rule_before:
         return [labels.index(label) for label in rule_before if label in labels]
-    names = [str(label) for label in labels]
-    tower = [name.startswith(tuple(MODELS[m] for m in TOWERS)) for name in names]
-    first = tower.index(True) if True in tower else 0
-    return [first] if first else []
+    block = {MODELS[m]: 0 if m in BASELINES else 2 if m in SEVERAL else 1 for m in MODELS}
+    found = [[block[name] for name in block if str(label).startswith(name)] for label in labels]
+    blocks = [max(of, default=0) for of in found]
+    return [i for i in range(1, len(labels)) if blocks[i] > max(blocks[:i])]
 
 
 def closing_table(
@@ -214,7 +215,7 @@ def closing_table(
     """
     dataset, rows = split.dataset, {}
     recorded = results_table(dataset.name, folder, metrics)
-    baselines = recorded[recorded.index.isin([MODELS[m] for m in MODELS if m not in TOWERS])]
+    baselines = recorded[recorded.index.isin([MODELS[m] for m in BASELINES])]
     if len(baselines):
         means = baselines[metric_name(metrics[0])].map(lambda cell: cell[0])
         rows[f"{means.idxmax()}, best baseline"] = baselines.loc[means.idxmax()].drop("seeds")

@@ -26,10 +26,13 @@ COLOURS = {
     "self_attentive": "#4a6800",
 }
 MARKERS = {"fm": "o", "dssm": "s", "youtubednn": "D", "self_attentive": "^"}
+MARKERS |= {"sum": "P", "distilled": "X"}  # made of several, so in none of their colours
 
 
 def colour_of(model: str) -> str:
     """The colour of a model's short name, as in `results.MODELS`; baselines share one."""
+    if model in ("sum", "distilled"):
+        return COLOURS["ink"]
     return COLOURS.get("fm" if model.startswith("fm") else model, COLOURS["baseline"])
 
 

@@ -40,8 +40,12 @@ MODELS = {
     "dssm": "DSSM",
     "youtubednn": "YouTubeDNN",
     "self_attentive": "Self-attention",
+    "sum": "Several towers, one index",
+    "distilled": "Several towers, distilled",
 }
-TOWERS = tuple(MODELS)[5:]  # what has vectors; the others are baselines
+# No training by gradients; several towers or their teaching, not to be compared with one; the rest.
+BASELINES, SEVERAL = tuple(MODELS)[:5], ("sum", "distilled")
+TOWERS = tuple(model for model in MODELS if model not in BASELINES + SEVERAL)
 METRICS = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr")
 METRIC_NAMES = {"hit_rate": "HR", "ndcg": "NDCG", "precision": "Precision", "mrr": "MRR"}
 

@@ -38,6 +38,7 @@ CHAPTERS = (
     "04_dssm",
     "05_youtubednn",
     "06_self_attention",
+    "09_several_towers",
 )
 DETERMINISTIC = {"02_data_and_rules"}  # the first seed says it all
 # Chapters that record an experiment: the folder for it, and the datasets it is run on, once each.

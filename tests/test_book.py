@@ -32,8 +32,8 @@ NO_NETWORK = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 
 def documents() -> list[str]:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
-    chapters = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    return [toc["root"], *chapters]
+    chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    return [toc["root"], *(page["file"] for c in chapters for page in (c, *c.get("sections", [])))]
 
 
 MUCH_CODE = ("notebooks/07_annoy", "notebooks/11_performance")  # where the code is the matter

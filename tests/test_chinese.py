@@ -64,8 +64,8 @@ def test_the_glossary_is_in_the_order_of_the_alphabet():
 def test_every_chapter_has_its_summary_point_by_point(path):
     number = int(path.name[:2])
     sections = re.split(r"^## ", (BOOK / "summaries_zh.md").read_text("utf-8"), flags=re.MULTILINE)
-    (section,) = [s for s in sections if s.startswith(f"{number} ")]
-    assert f"<../notebooks/{path.stem}>" in section
+    (section,) = [s for s in sections if f"<../notebooks/{path.stem}>" in s]
+    assert section.startswith(f"{number} ")
     remember = text_of(path).split("## What to remember")[1].split("\n## ")[0]
     points = (re.findall(r"^- ", text, re.MULTILINE) for text in (remember, section))
     original, ours = map(len, points)

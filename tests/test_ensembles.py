@@ -74,6 +74,10 @@ def models():
     return members()
 
 
+def tensors():
+    return {name: ops.convert_to_tensor(value) for name, value in INPUTS.items()}
+
+
 def logits(model):
     """Of all users and items after the last moment, in float64."""
     users, items = model.user_vectors(INPUTS), model.item_vectors()
@@ -93,7 +97,7 @@ def test_its_logits_are_the_weighted_sum_of_the_models(models):
     np.testing.assert_allclose(logits(even), expected, rtol=1e-5, atol=1e-5)
     assert np.abs(logits(even) - logits(together)).max() > 0.1  # weights matter
     # At every moment, and without what is only for training.
-    moments = ops.convert_to_numpy(together({k: ops.convert_to_tensor(v) for k, v in INPUTS.items()}))
+    moments = ops.convert_to_numpy(together(tensors()))
     assert moments.shape == (ROWS, MOMENTS, 19)
     np.testing.assert_allclose(moments[:, -1], together.user_vectors(INPUTS), rtol=1e-5)
 
@@ -144,7 +148,7 @@ def test_it_is_served_as_any_other(models, tmp_path):
 
 
 class EveryMoment(Tower):
-    """A tower of somebody's own: no sizes, nothing it says it reads, and more moments than asked."""
+    """A tower of somebody's own: it says nothing of itself, and returns more moments than asked."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -188,20 +192,19 @@ def student(teacher, share=0.4, softness=2.0, exclude_seen=True, **more):
     return with_random_weights(model, seed=9)
 
 
-def loss_of(model, rows=slice(None), targets=TARGETS, training=True):
+def loss_of(model, training=True):
     """The loss that `fit` sees, and its mean over the targets, which it reports."""
-    inputs = {name: ops.convert_to_tensor(value[rows]) for name, value in INPUTS.items()}
+    inputs = tensors()
     model.loss_mean.reset_state()
     total = model.compute_loss(
-        inputs, ops.convert_to_tensor(targets[rows]), model(inputs), training=training
+        inputs, ops.convert_to_tensor(TARGETS), model(inputs), training=training
     )
     return float(total), float(model.loss_mean.result())
 
 
 def by_hand(model, teacher, share, softness, exclude_seen=True):
     """Every target's cross-entropy to the mixed targets, written out."""
-    inputs = {name: ops.convert_to_tensor(value) for name, value in INPUTS.items()}
-    losses = []
+    inputs, losses = tensors(), []
     mine, its = (
         np.einsum("btd,nd->btn", ops.convert_to_numpy(m(inputs)), m.item_vectors()) / m.temperature
         for m in (model, teacher)

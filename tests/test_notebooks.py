@@ -38,15 +38,20 @@ each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def test_the_contents_list_every_chapter_in_reading_order():
-    listed = [c["file"] for part in TOC["parts"] for c in part["chapters"]]
-    chapters = [name.removeprefix("notebooks/") for name in listed if name.startswith("notebooks/")]
-    assert chapters == [path.stem for path in NOTEBOOKS]
-    assert [int(name[:2]) for name in chapters] == list(range(1, len(chapters) + 1))
+    chapters = [chapter for part in TOC["parts"] for chapter in part["chapters"]]
+    listed = [page["file"] for c in chapters for page in (c, *c.get("sections", []))]
+    pages = [name.removeprefix("notebooks/") for name in listed if name.startswith("notebooks/")]
+    assert pages == [path.stem for path in NOTEBOOKS]
+    named = [c["file"] for c in chapters if c["file"].startswith("notebooks/")]
+    assert [int(Path(name).name[:2]) for name in named] == list(range(1, len(named) + 1))
+    for chapter in chapters:  # a page below a chapter has its number
+        for page in chapter.get("sections", []):
+            assert page["file"][: len("notebooks/00_")] == chapter["file"][: len("notebooks/00_")]
     # Sphinx numbers the chapters by the same order: those parts are numbered and come first.
     numbered = [
         c["file"] for part in TOC["parts"] if part.get("numbered") for c in part["chapters"]
     ]
-    assert numbered == listed[: len(chapters)]
+    assert numbered == [c["file"] for c in chapters[: len(named)]] == named
     for page in [TOC["root"], *listed]:
         assert any((ROOT / f"{page}{suffix}").is_file() for suffix in (".md", ".ipynb")), page
 

@@ -84,13 +84,19 @@ def test_the_best_is_bold_with_what_its_interval_contains():
         show_table(pd.DataFrame({"y": [1]}), best=("x",))
 
 
-def test_a_line_parts_the_baselines_from_the_towers():
-    frame = pd.DataFrame({"x": [1, 2, 3]}, index=["Popularity", "FM", "DSSM, this page"])
-    _, html = rows_of(show_table(frame.rename_axis("model")))
-    ruled = re.findall(r"<td[^>]*rule[^>]*>([^<]*)</td>", html)
-    assert ruled == ["FM", "2"]
-    _, html = rows_of(show_table(frame.iloc[1:].rename_axis("model")))
-    assert not re.findall(r"<td[^>]*\brule\b", html)  # nothing to part
+def test_a_line_parts_the_baselines_from_the_towers_and_these_from_several():
+    names = ["Popularity", "FM", "DSSM, this page", "Several towers, one index, this page"]
+    frame = pd.DataFrame({"x": [1, 2, 3, 4]}, index=[*names[:3], "Several towers, distilled"])
+
+    def ruled(frame):
+        _, html = rows_of(show_table(frame.rename_axis("model")))
+        return re.findall(r"<td[^>]*\brule\b[^>]*>([^<]*)</td>", html)
+
+    assert ruled(frame) == ["FM", "2", "Several towers, distilled", "4"]
+    assert ruled(frame.iloc[:3]) == ["FM", "2"]
+    assert ruled(frame.iloc[[0, 3]]) == ["Several towers, distilled", "4"]
+    assert ruled(frame.set_axis(names).iloc[2:]) == [names[3], "4"]
+    assert ruled(frame.iloc[1:3]) == []  # nothing to part
 
 
 def test_a_strip_plot_has_the_first_row_at_the_top_and_new_ones_filled():
