@@ -53,7 +53,7 @@ PARAMETERS: dict[tuple[str, str], dict] = {
     ("06_self_attention", "ml-1m-order"): LARGE
     | {"dim": 96, "dropout": 0.3, "positions": 16, "batch_size": 32, "epochs": 12},
     ("09_ablation", "ml-1m-order"): LARGE | {"dropout": 0.2, "epochs": 3},
-}
+} | {("09_several_towers", name): {"effort": 1.0} for name in SEEDS}
 
 README_MARKERS = ("<!-- results:begin -->", "<!-- results:end -->")
 

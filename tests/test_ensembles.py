@@ -281,14 +281,14 @@ def test_the_teacher_is_not_trained_and_not_a_part_of_the_student(models, tmp_pa
 def test_a_student_of_the_teacher_alone_learns_its_order(models):
     teacher = with_random_weights(sum_of(models, WEIGHTS), seed=5)
     model = student(teacher, share=1.0, softness=1.0)
-    model.compile(keras.optimizers.Adam(0.03), run_eagerly=TENSORFLOW)
+    model.compile(keras.optimizers.Adam(0.1), run_eagerly=TENSORFLOW)
 
     def gap():
         return by_hand(model, teacher, 1.0, 1.0).mean()
 
     before = gap()
     wrong = np.where(TARGETS > 0, 1, 0).astype("int32")  # what was watched says nothing
-    model.fit(INPUTS, wrong, batch_size=12, epochs=40, verbose=0)
+    model.fit(INPUTS, wrong, batch_size=12, epochs=15, verbose=0)
     assert gap() < before - 0.3
 
 

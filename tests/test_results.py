@@ -251,8 +251,15 @@ def test_stale_records_say_so(recorded):
 # What a page shows
 
 
+def test_a_model_is_a_baseline_or_a_tower_or_made_of_several_in_this_order():
+    assert (*results.BASELINES, *results.TOWERS, *results.SEVERAL) == tuple(results.MODELS)
+    assert results.BASELINES[-1] == "ease_recency" and results.TOWERS[0] == "fm_profile"
+    assert len({colour_of(model) for model in results.SEVERAL + results.TOWERS}) == 5
+
+
 def test_a_page_shows_its_model_below_the_best_baseline(recorded, split):
-    record(recorded, split, "self_attentive", 1, np.ones(USERS, int))  # no baseline, however good
+    for model in ("self_attentive", "sum"):  # no baselines, however good
+        record(recorded, split, model, 1, np.ones(USERS, int))
     record(recorded, split, "markov", 1, np.array([100, 1, 1, 1]))
     ranks = {"dssm": np.array([1, 1, 1, 100])}
     table = pages.closing_table(split, ranks, 7, recorded, metrics=("hit_rate@10",))
