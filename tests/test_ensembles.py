@@ -133,7 +133,7 @@ def test_saved_and_loaded_it_is_the_same(models, tmp_path):
 def test_it_is_served_as_any_other(models, tmp_path):
     from recsys_helpers.served_tower import load_tower, served_tower
 
-    together = sum_of(models, WEIGHTS)
+    together = sum_of(models[:2], WEIGHTS[:2])
     served_tower(together).save(tmp_path)
     now = {
         **INPUTS, "search": INPUTS["search"][:, -1:], "example_age": INPUTS["example_age"][:, -1:]
