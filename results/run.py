@@ -3,10 +3,10 @@
 A reference run is a chapter with other parameters, executed in a fresh kernel up to and including
 that cell; what comes after it are experiments that cannot change what was recorded. Runs that are
 recorded for the same inputs (`book/depends.py`) are not repeated, so this can be stopped and
-started at will. Parameters are the best of what `tune.py` has tried, by the validation target; where
-it tried nothing, they are the notebook's. Nothing is recorded from a checkout with changes that no
-commit has, unless `--dirty`. Each call also writes to `stale.json` which records no longer are what
-the code would record; the tables of the book say it of them:
+started at will. Parameters are those of the best trial of `tune.py`, by the validation target;
+where nothing was tried, the notebook's. Nothing is recorded from a checkout with changes that are
+in no commit, unless `--dirty`. Each call also writes to `stale.json` which records no longer are
+what the code would record; the tables of the book say it of them:
 
     python results/run.py                   run what is missing or out of date
     python results/run.py --list            say what that is
@@ -195,9 +195,8 @@ def execute(chapter: str, parameters: dict, root: Path = ROOT, first: str = "") 
         tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
         last = ["record" in of for of in tags].index(True)
         after = ["injected-parameters" in of for of in tags].index(True)
-        notebook.cells = [
-            *notebook.cells[: after + 1], new_code_cell(first), *notebook.cells[after + 1 : last + 1]
-        ]  # fmt: skip
+        notebook.cells = notebook.cells[: last + 1]
+        notebook.cells.insert(after + 1, new_code_cell(first))
         client = NotebookClient(
             notebook,
             timeout=None,

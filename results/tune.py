@@ -1,7 +1,7 @@
 """Try other parameters of the chapters, and keep what the validation target says of each.
 
-A trial is a chapter with other parameters, executed as `run.py` does it, with stand-ins in the place
-of the test targets, so that no trial can know of them. `run.py` takes the best trial by validation
+A trial is a chapter with other parameters, executed as `run.py` does it, but with stand-ins for the
+test targets, so that no trial can know of them. `run.py` takes the best trial by validation
 NDCG@10. Trials that are kept are not repeated, so this can be stopped and started at will, and run
 several times at once, for as many cores:
 
@@ -42,13 +42,14 @@ DSSM = {"dim": 64, "epochs": 7, "learning_rate": 1e-3, "temperature": 0.15}
 DEEP = {"dim": 64, "epochs": 12, "learning_rate": 1e-3, "temperature": 0.15, "dropout": 0.5}
 SMALL = {
     "item_knn": [
-        {"neighbours": k, "shrinkage": s}
-        for k, s in [(20, 0), (50, 0), (100, 0), (200, 0), (50, 10), (100, 10), (200, 10), (200, 50)]
+        {"knn_neighbours": k, "knn_shrinkage": s}
+        for k in (20, 50, 100, 200)
+        for s in (0, 10)
     ],
-    "markov": [{"smoothing": s} for s in (0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)],
-    "ease": [{"penalty": p} for p in (20, 50, 100, 200, 500, 1000, 2000, 5000)],
+    "markov": [{"markov_smoothing": s} for s in (0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)],
+    "ease": [{"ease_penalty": p} for p in (20, 50, 100, 200, 500, 1000, 2000, 5000)],
     "ease_recency": [
-        {"recent_penalty": p, "memory": m}
+        {"recent_penalty": p, "recent_memory": m}
         for p, m in [
             (50, 5), (100, 3), (100, 5), (200, 3), (200, 5), (200, 10), (500, 3), (500, 5)
         ]
