@@ -2,14 +2,16 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from recsys_helpers import pages, results
+from recsys_helpers import machine, pages, results
 from recsys_helpers.bootstrap import interval, means_of_draws
 from recsys_helpers.datasets import load_dataset
 from recsys_helpers.metrics import metrics_from_ranks, recommendation_metrics
@@ -66,7 +68,38 @@ def test_round_trip(tmp_path, split):
     assert loaded["split_dataset_fingerprint"] == split.dataset.fingerprint
     assert loaded["wall_clock_seconds"] == 2.0 and loaded["peak_memory_mib"] > 10
     assert "cores" in loaded["machine"] and loaded["numerics"]["instructions"]
+    assert loaded["metrics"].keys() >= {"hit_rate@100", "hit_rate@200", "hit_rate@500"}
     assert loaded["versions"]["numpy"] == np.__version__
+
+
+CPUINFO = """\
+processor\t: 0
+cpu family\t: 6
+model\t\t: 85
+model name\t: Some CPU: 8 cores
+flags\t\t: fpu avx avx2
+
+processor\t: 1
+model name\t: Another
+"""
+
+
+def test_the_machine_and_its_numerics_are_named(tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(CPUINFO)
+    monkeypatch.setattr(machine, "Path", lambda _: tmp_path / "cpuinfo")
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    about = machine.describe_machine()
+    assert "Some CPU: 8 cores (family 6, model 85)" in about["machine"]
+    assert about["numerics"]["vectors"] == "AVX2"
+    assert about["numerics"]["oneDNN"] == "TensorFlow not in use"
+    (tmp_path / "cpuinfo").write_text(CPUINFO.replace("avx2", "avx2 avx512f"))
+    assert machine.describe_machine()["numerics"]["vectors"] == "AVX-512"
+    (tmp_path / "cpuinfo").unlink()
+    assert machine.describe_machine()["numerics"]["vectors"] == "unknown"
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    port = SimpleNamespace(IsMklEnabled=lambda: False)
+    monkeypatch.setitem(sys.modules, "tensorflow.python.util._pywrap_util_port", port)
+    assert machine.describe_machine()["numerics"]["oneDNN"] == "off"
 
 
 def test_an_empty_folder_records_nothing(tmp_path, split, monkeypatch):
