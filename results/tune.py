@@ -43,15 +43,14 @@ DEEP = {"dim": 64, "epochs": 12, "learning_rate": 1e-3, "temperature": 0.15, "dr
 SMALL = {
     "item_knn": [
         {"knn_neighbours": k, "knn_shrinkage": s}
-        for k in (20, 50, 100, 200)
-        for s in (0, 10)
+        for k, s in [(5, 0), (10, 0), (20, 0), (50, 0), (200, 0), (None, 0), (10, 10), (None, 10)]
     ],
-    "markov": [{"markov_smoothing": s} for s in (0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)],
+    "markov": [{"markov_smoothing": s} for s in (0, 10, 100, 200, 300, 500, 1000, 3000)],
     "ease": [{"ease_penalty": p} for p in (20, 50, 100, 200, 500, 1000, 2000, 5000)],
     "ease_recency": [
         {"recent_penalty": p, "recent_memory": m}
         for p, m in [
-            (50, 5), (100, 3), (100, 5), (200, 3), (200, 5), (200, 10), (500, 3), (500, 5)
+            (100, 5), (200, 10), (500, 5), (500, 10), (1000, 3), (1000, 5), (1000, 10), (2000, 2)
         ]
     ],
     "fm": around(
