@@ -1,0 +1,405 @@
+"""Chapters as experiments: run, recorded, tried with other parameters, and chosen."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+from test_results import USERS, write_data
+
+from recsys_helpers import results, trials
+from recsys_helpers.datasets import load_dataset
+from recsys_helpers.metrics import metrics_from_ranks
+from recsys_helpers.results import MODELS, TOWERS, load_runs, write_run
+from recsys_helpers.splits import leave_last_out
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "results"))
+import run  # noqa: E402
+import tune  # noqa: E402
+
+# Running
+
+
+def chapter(*cells, parameters):
+    notebook = new_notebook(cells=[new_code_cell(parameters, metadata={"tags": ["parameters"]})])
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "x"}
+    notebook.cells += [new_code_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+    return notebook
+
+
+def tagged_record(source):
+    return new_code_cell(source, metadata={"tags": ["record"]})
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout with this package and one chapter, and a data folder with the tiny dataset."""
+    write_data(tmp_path / "data" / "tiny")
+    monkeypatch.setenv("RECSYS_DATA", str(tmp_path / "data"))
+    root = tmp_path / "checkout"
+    (root / "notebooks").mkdir(parents=True)
+    (root / "recsys_helpers").symlink_to(ROOT / "recsys_helpers")
+    (root / "requirements.txt").write_text("numpy==1\n")
+    return root
+
+
+BODY = """\
+import numpy as np
+from recsys_helpers.datasets import load_dataset
+from types import SimpleNamespace
+from recsys_helpers.results import record_run
+split = SimpleNamespace(dataset=load_dataset(dataset), name="none")
+ranks = np.full(split.dataset.num_users, seed + offset)"""
+RECORD = """\
+for model in models:
+    record_run(record_to, model=model, split=split, seed=seed, ranks=ranks)"""
+DEFAULTS = 'dataset = "nowhere"\nseed = 1\noffset = 1\nmodels = ["fm", "dssm"]\nrecord_to = ""'
+PARAMETERS = {"dataset": "tiny", "seed": 5}
+
+
+def write_chapter(root, *cells, parameters=DEFAULTS):
+    nbformat.write(chapter(*cells, parameters=parameters), root / "notebooks" / "01_x.ipynb")
+
+
+# Records by hand, without the seconds that importing pandas takes.
+QUICK = """\
+import json, pathlib
+folder = pathlib.Path(record_to, dataset, "ladder")
+folder.mkdir(parents=True)
+run = {"dataset": dataset, "model": "fm", "seed": seed, "ranks": None}
+(folder / f"fm-seed{seed}.json").write_text(json.dumps(run))"""
+
+
+def test_a_chapter_runs_up_to_its_record_cell(checkout, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "plan", lambda: [("01_x", PARAMETERS)])
+    kept, data = tmp_path / "kept", run.depends.dataset_digest.__wrapped__("tiny")
+
+    def state(data=None):
+        return run.state("01_x", PARAMETERS, kept, data, checkout)
+
+    assert state() == "no chapter"
+    write_chapter(checkout, BODY, tagged_record(RECORD), "raise RuntimeError('an experiment')")
+    assert state() == "missing"
+    files = run.run_chapter("01_x", PARAMETERS, kept, data, checkout)
+    assert files == [kept / "tiny" / "dssm-seed5.json", kept / "tiny" / "fm-seed5.json"]
+    loaded = load_runs(kept)
+    assert [r["model"] for r in loaded] == ["fm", "dssm"]
+    assert all(r["ranks"].tolist() == [6] * USERS for r in loaded)  # seed 5 reached the chapter
+    assert all(r["chapter"] == "01_x" and r["parameters"] == PARAMETERS for r in loaded)
+    assert all(r["dataset_digest"] == data for r in loaded)
+    assert state() == state(data) == "recorded" and run.stale(kept, checkout) == []
+    assert state("of other data") == "out of date"
+
+    write_chapter(checkout, "# Words.\n" + BODY, tagged_record(RECORD), "other()")
+    assert state() == "recorded" and run.stale(kept, checkout) == []
+    write_chapter(checkout, BODY + " + 1", tagged_record(RECORD))
+    assert state() == "out of date"
+    assert run.stale(kept, checkout) == ["tiny/dssm-seed5.json", "tiny/fm-seed5.json"]
+    # A model that the chapter gave up does not linger; another seed's runs are left alone.
+    other_seed = kept / "tiny" / "dssm-seed6.json"
+    other_seed.write_text(files[0].read_text().replace('"seed": 5', '"seed": 6'))
+    write_chapter(checkout, BODY, tagged_record(RECORD.replace("models", "models[:1]")))
+    run.run_chapter("01_x", PARAMETERS, kept, data, checkout)
+    assert sorted(p.name for p in (kept / "tiny").iterdir()) == ["dssm-seed6.json", "fm-seed5.json"]
+    assert run.stale(kept, checkout) == ["tiny/dssm-seed6.json"]  # nobody plans seed 6
+
+
+def test_a_chapter_may_record_an_experiment(checkout, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "EXPERIMENTS", {"01_x": "ladder"})
+    kept = tmp_path / "kept"
+    write_chapter(checkout, tagged_record(QUICK))
+    files = run.run_chapter("01_x", PARAMETERS, kept, "data", checkout)
+    assert files == [kept / "tiny" / "ladder" / "fm-seed5.json"]
+    assert run.state("01_x", PARAMETERS, kept, "data", checkout) == "recorded"
+    assert load_runs(kept) == []
+
+
+def test_a_failing_chapter_keeps_nothing(checkout, tmp_path):
+    from nbclient.exceptions import CellExecutionError
+
+    write_chapter(checkout, tagged_record(QUICK + "\n1 / 0"))
+    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
+        run.run_chapter("01_x", PARAMETERS, tmp_path / "kept", "data", checkout)
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A repository with one file under notebooks, committed."""
+    for command in (
+        ["init", "-q"],
+        ["config", "user.email", "a@b"],
+        ["config", "user.name", "a"],
+        ["commit", "-q", "--allow-empty", "-m", "."],
+    ):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    return tmp_path
+
+
+def test_nothing_is_recorded_of_what_no_commit_has(repository, monkeypatch, capsys):
+    monkeypatch.setattr(run, "ROOT", repository)
+    clean = run.commit(repository)
+    assert len(clean) == 12
+    (repository / "README.md").write_text("words decide nothing")
+    assert run.commit(repository) == clean
+    run.check_clean(dirty=False)
+    (repository / "results" / "trials" / "tiny").mkdir(parents=True)
+    (repository / "results" / "trials" / "tiny" / "x.json").write_text("{}")
+    assert run.commit(repository) == clean + "-dirty"  # trials decide about records,
+    assert run.commit(repository, run.SOURCES) == clean  # not about other trials
+    with pytest.raises(SystemExit, match="are in no commit"):
+        run.check_clean(dirty=False)
+    run.check_clean(dirty=True)
+    (repository / "notebooks").mkdir()
+    (repository / "notebooks" / "01_x.ipynb").write_text("{}")
+    with pytest.raises(SystemExit, match="are in no commit"):
+        run.check_clean(dirty=False, sources=run.SOURCES)
+
+
+# Trials
+
+
+def test_a_trial_ranks_no_test_target(tmp_path):
+    folder = write_data(tmp_path / "tiny", movies=6)
+    split = leave_last_out(load_dataset(folder, verbose=False), min_item_interactions=1)
+    # Two users have seen less; the others everything but the stand-in.
+    train = split.train[~((split.train["user_id"] <= 2) & (split.train["item_id"] == 2))]
+    split = trials.replace(split, train=train[train["item_id"] != 3])
+    hidden = trials.without_test_targets(split)
+    assert hidden.targets("test").tolist() == [2, 2, 3, 3]
+    assert (hidden.targets("test") != split.targets("test")).all()
+    assert hidden.targets("test").dtype == split.targets("test").dtype
+    assert hidden.targets("validation").tolist() == split.targets("validation").tolist()
+    assert hidden.known("test").equals(split.known("test"))
+    # Not even by chance: the first unseen movie is the target here.
+    split = trials.replace(split, test=split.test.assign(item_id=2))
+    assert (trials.without_test_targets(split).targets("test") != 2).all()
+
+
+TRIED = """\
+import numpy as np
+from recsys_helpers.datasets import load_dataset
+from recsys_helpers.splits import leave_last_out
+from recsys_helpers.results import record_run"""
+TRY = """\
+split = leave_last_out(load_dataset(dataset), min_item_interactions=1)
+def ranks(target):
+    return split.targets(target).astype(int) + offset
+for model in models:
+    record_run(record_to, model=model, split=split, seed=seed, ranks=ranks("test"),
+               validation_ranks=ranks("validation"), parameters={"offset": offset}, seconds=2.0)"""
+
+
+def write_tried(root):
+    """Its parameters come after its imports, as in the chapters."""
+    write_chapter(root, tagged_record(TRY))
+    path = root / "notebooks" / "01_x.ipynb"
+    notebook = nbformat.read(path, 4)
+    notebook.cells.insert(0, new_code_cell(TRIED))
+    nbformat.write(notebook, path)
+
+
+def test_a_trial_keeps_what_validation_says_and_nothing_of_the_test(
+    checkout, tmp_path, monkeypatch
+):
+    write_data(tmp_path / "data" / "six", movies=6)
+    write_tried(checkout)
+    kept, models = tmp_path / "kept", {"fm": {"offset": 3}}
+    parameters = tune.parameters_of("01_x", "six", models, checkout)
+    assert parameters == {"dataset": "six", "seed": 1, "offset": 3, "models": ["fm", "dssm"]}
+    data, executed, execute = run.depends.dataset_digest.__wrapped__("six"), [], run.execute
+
+    def noted(*arguments, **named):
+        executed.append(execute(*arguments, **named))
+        return executed[-1]
+
+    monkeypatch.setattr(run, "execute", noted)
+    file = tune.run_trial("01_x", parameters, models, kept, data, checkout)
+    assert file == tune.file_of("01_x", parameters, kept)
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+    (trial,) = trials.load_trials(kept, "six")
+    assert trial["parameters"] == parameters and trial["seconds"] > 0
+    assert trial["models"].keys() == {"fm", "dssm"}
+    of = trial["models"]["fm"]
+    assert of.keys() == {"settings", "validation_metrics", "configuration", "seconds"}
+    assert of["validation_metrics"]["mrr"] == pytest.approx(1 / (5 + 3))  # the fifth of six movies
+    assert (of["settings"], trial["models"]["dssm"]["settings"]) == ({"offset": 3}, {})
+    assert not {"metrics", "ranks", "recommended", "recommended_items", "intervals"} & trial.keys()
+    assert trial["numerics"]["vectors"] and "cores" in trial["machine"] and trial["inputs"]
+    # It was no accident of what is kept: in the kernel another movie was asked for, not the sixth.
+    for recorded in executed[0].values():
+        assert (results._unpack(recorded["ranks"]) != 6 + 3).all()
+
+
+def test_two_workers_do_not_run_one_trial_twice(tmp_path):
+    file = tmp_path / "a.json"
+    with tune.claimed(file) as mine:
+        assert mine
+        with tune.claimed(file) as again, tune.claimed(tmp_path / "b.json") as another:
+            assert (again, another) == (False, True)
+    with tune.claimed(file) as mine:  # whoever had it has failed, or was ended
+        assert mine
+    file.write_text("{}")
+    with tune.claimed(file) as mine:
+        assert not mine
+
+
+def tried(folder, chapter, number, parameters, **models):
+    """A trial's file; models by name: (settings, validation NDCG@10)."""
+    of = {
+        name: {"settings": settings, "validation_metrics": {"ndcg@10": value}, "seconds": number}
+        for name, (settings, value) in models.items()
+    }
+    trial = {"chapter": chapter, "dataset": "tiny", "parameters": parameters, "models": of}
+    write_run(folder / "trials" / "tiny" / f"{chapter}-{number}.json", trial)
+
+
+def test_the_best_trial_by_validation_is_chosen_for_each_model(tmp_path):
+    common = {"dataset": "tiny", "seed": 1, "length": 7}
+    for number, (k, l2, knn, ease) in enumerate([(5, 20, 0.1, 0.5), (9, 50, 0.3, 0.5)]):
+        tried(
+            tmp_path, "02_x", number, common | {"k": k, "l2": l2},
+            popularity=({}, number), item_knn=({"k": k}, knn), ease=({"l2": l2}, ease),
+        )  # fmt: skip
+    chosen = trials.chosen_parameters("02_x", "tiny", tmp_path)
+    assert chosen == {"length": 7, "k": 9, "l2": 20}  # of equals, the first by their text
+    assert trials.chosen_parameters("03_x", "tiny", tmp_path) == {}
+    assert trials.chosen_parameters("02_x", "another", tmp_path) == {}
+    table = trials.trials_table("tiny", tmp_path)
+    assert table.to_dict("list") == {
+        "model": ["item_knn", "item_knn", "ease", "ease"],
+        "value": [0.1, 0.3, 0.5, 0.5],
+        "seconds": [0, 1, 0, 1],
+        "chosen": [False, True, True, False],
+    }
+
+
+def test_a_run_has_the_parameters_of_the_best_trial(checkout, monkeypatch):
+    write_chapter(checkout, tagged_record("pass"))
+    folder = checkout / "results"
+    parameters = {"dataset": "tiny", "seed": 1, "offset": 2, "models": ["fm"], "depth": 3}
+    tried(folder, "01_x", 1, parameters, fm=({"offset": 2}, 0.2))
+    tried(folder, "01_x", 2, parameters | {"offset": 4}, fm=({"offset": 4}, 0.1))
+    chosen = {"offset": 2, "models": ["fm"], "depth": 3}
+    assert run.parameters_of("01_x", "tiny", checkout) == chosen
+    assert run.parameters_of("01_x", "another", checkout) == {}
+    assert run.parameters_of("no_such", "tiny", checkout) == {}
+    # An experiment takes over what it has as well, but for what is its own.
+    write_chapter(checkout, parameters=DEFAULTS + "\nnum_sampled = 0")
+    (checkout / "notebooks" / "01_x.ipynb").rename(checkout / "notebooks" / "09_y.ipynb")
+    monkeypatch.setattr(run, "LIKE", {"09_y": "01_x"})
+    monkeypatch.setattr(run, "OWN", {("09_y", "tiny"): {"num_sampled": 9, "models": []}})
+    assert run.parameters_of("09_y", "tiny", checkout) == {
+        "offset": 2, "models": [], "num_sampled": 9,
+    }  # fmt: skip
+
+
+# What this repository plans
+
+
+def test_every_model_has_the_same_budget_of_trials_everywhere():
+    assert set(tune.SEARCH) == set(run.SEEDS)
+    fixed = {"popularity"}  # nothing to choose
+    follows = {"fm_profile"}  # trained as FM is
+    for dataset, search in tune.SEARCH.items():
+        assert search.keys() == MODELS.keys() - fixed - follows == tune.CHAPTER.keys()
+        for model, settings in search.items():
+            assert len(settings) == tune.BUDGET, (dataset, model)
+            # Different ones, which all say the same names: a notebook's default can't slip in.
+            assert len({json.dumps(s, sort_keys=True) for s in settings}) == tune.BUDGET, model
+            assert len({tuple(sorted(s)) for s in settings}) == 1, (dataset, model)
+        towers = [s["dim"] for m, settings in search.items() if m in TOWERS for s in settings]
+        assert len(set(towers)) == 1  # one size of vectors
+    files = [tune.file_of(c, tune.parameters_of(c, d, m), ROOT) for c, d, m in tune.plan()]
+    assert len(files) == len(set(files)) == tune.BUDGET * len(tune.SEARCH) * len(run.CHAPTERS)
+
+
+def test_what_is_searched_are_parameters_of_the_chapters():
+    for chapter, _, models in tune.plan():
+        source = (ROOT / "notebooks" / f"{chapter}.ipynb").read_text(encoding="utf-8")
+        for model, settings in models.items():
+            assert settings.keys() <= run.depends.defaults(source).keys(), (chapter, model)
+
+
+def test_kept_trials_are_of_the_plan_and_say_nothing_of_the_test():
+    planned = {
+        tune.file_of(c, tune.parameters_of(c, d, m), ROOT / "results") for c, d, m in tune.plan()
+    }
+    for file in (ROOT / "results" / "trials").glob("*/*.json"):
+        assert file in planned, "remove it, or plan it in results/tune.py"
+        trial = json.loads(file.read_text())
+        for of in trial["models"].values():
+            assert of.keys() == {"settings", "validation_metrics", "configuration", "seconds"}
+        assert not {"metrics", "ranks", "recommended", "recommended_items"} & trial.keys()
+
+
+@pytest.mark.parametrize("chapter", run.CHAPTERS)
+def test_a_page_has_the_best_of_its_trials_on_its_own_dataset(chapter):
+    source = (ROOT / "notebooks" / f"{chapter}.ipynb").read_text(encoding="utf-8")
+    defaults = run.depends.defaults(source)
+    chosen = trials.chosen_parameters(chapter, defaults["dataset"])
+    if not chosen:
+        pytest.skip("not yet tried")
+    assert {name: defaults.get(name, "no such parameter") for name in chosen} == chosen
+
+
+# What this repository has recorded
+
+
+RUNS = [
+    recorded
+    for experiment in ("", *run.EXPERIMENTS.values())
+    for recorded in load_runs(ROOT / "results", experiment=experiment)
+]
+
+
+def test_the_stale_records_are_known():
+    listed = json.loads((ROOT / "results" / "stale.json").read_text())
+    assert listed == run.stale(ROOT / "results"), "run `python results/run.py --list`"
+
+
+def test_what_is_planned_is_recorded_and_nothing_else():
+    """Stale records may be of an older plan; where one isn't stale, all of the plan are there."""
+    planned = {(c, p["dataset"], p["seed"]): p for c, p in run.plan()}
+    recorded = {(r["chapter"], r["dataset"], r["seed"]) for r in RUNS}
+    assert recorded <= set(planned)
+    current = {(r["chapter"], r["dataset"]) for r in RUNS if not r["stale"]}
+    assert {key for key in planned if key[:2] in current} <= recorded
+    for r in RUNS:
+        if not r["stale"]:
+            parameters = planned[r["chapter"], r["dataset"], r["seed"]]
+            assert r["parameters"].items() <= parameters.items()
+
+
+def test_recorded_metrics_are_those_of_the_recorded_ranks():
+    for recorded in RUNS:
+        again = metrics_from_ranks(recorded["ranks"])
+        known = {name: again[name] for name in recorded["metrics"]}
+        assert recorded["metrics"] == pytest.approx(known)
+
+
+def test_annoy_loses_less_than_a_reader_would_notice():
+    """Half of what the choice of the users alone accounts for."""
+    for recorded in RUNS:
+        if recorded["recommended"]:
+            exact, shown = (recorded[k]["hit_rate@10"] for k in ("metrics", "recommended"))
+            noise = exact - recorded["intervals"]["hit_rate@10"][0]
+            assert shown >= exact - noise / 2, recorded["file"]
+
+
+@pytest.mark.parametrize("dataset", run.SEEDS)
+def test_recorded_results_are_of_the_data_on_this_machine(dataset):
+    current = [r for r in RUNS if r["dataset"] == dataset and not r["stale"]]
+    if not current:
+        pytest.skip(f"all records on {dataset} are stale")
+    try:
+        here = run.depends.dataset_digest(dataset)
+    except (ValueError, OSError) as error:
+        if isinstance(error, ValueError) and "Unknown dataset" not in str(error):
+            raise  # it is here, and something is wrong with it
+        pytest.skip(f"{dataset} is not on this machine: {error}")
+    assert {r["dataset_digest"] for r in current} == {here}
