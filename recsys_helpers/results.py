@@ -154,9 +154,7 @@ def load_runs(
     """
     folder = results_folder(folder)
     names = [d.name for d in folder.glob("*/")] if dataset is None else [dataset]
-    listed = folder / "stale.json"
-    stale = json.loads(listed.read_text()) if listed.is_file() else []
-    runs = []
+    stale, runs = stale_files(folder), []
     for path in (p for n in names for p in _place(folder, n, experiment).glob("*-seed*.json")):
         run = json.loads(path.read_text())
         run["file"] = path.relative_to(folder).as_posix()
@@ -343,6 +341,12 @@ def metric_name(metric: str) -> str:
 def results_folder(folder: str | os.PathLike | None) -> Path:
     """`folder`, or `results/` of the checkout this package is in."""
     return Path(folder) if folder else Path(__file__).resolve().parent.parent / "results"
+
+
+def stale_files(folder: Path) -> list[str]:
+    """What in `folder` an earlier version of the code wrote, as `results/run.py` found."""
+    listed = folder / "stale.json"
+    return json.loads(listed.read_text()) if listed.is_file() else []
 
 
 def _place(folder, dataset: str | os.PathLike, experiment: str) -> Path:

@@ -10,12 +10,11 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from recsys_helpers.results import MODELS, results_folder
+from recsys_helpers.results import MODELS, results_folder, stale_files
 from recsys_helpers.splits import Split
 
 CHOSEN_BY = "ndcg@10"  # on the validation target, the highest
@@ -23,25 +22,31 @@ CHOSEN_BY = "ndcg@10"  # on the validation target, the highest
 
 def load_trials(
     folder: str | os.PathLike | None = None,
-    dataset: str | os.PathLike | None = None,
+    dataset: str | None = None,
     chapter: str | None = None,
 ) -> list[dict]:
     """Read the trials, in the order of their files.
 
     Args:
         folder: where results are kept; by default `results/` of the checkout this package is in.
-        dataset: only the trials on this dataset, by the last part of a path.
+        dataset: only the trials on this dataset.
         chapter: only the trials of this chapter.
 
     Returns:
         One dict a trial: `chapter`, `dataset`, all the `parameters` of the chapter, and by `models`
         the `settings` that were searched for it (none: it follows the others), its
-        `validation_metrics` and `seconds` of training. An empty list where nothing was tried.
+        `validation_metrics` and `seconds` of training; `stale`, whether an earlier version of the
+        code made it. An empty list where nothing was tried.
     """
-    place = results_folder(folder) / "trials" / ("*" if dataset is None else Path(dataset).name)
-    files = sorted(place.parent.glob(f"{place.name}/*.json"))
-    trials = [json.loads(file.read_text()) | {"file": file.name} for file in files]
-    return [trial for trial in trials if chapter in (None, trial["chapter"])]
+    folder = results_folder(folder)
+    stale, trials = stale_files(folder), []
+    for file in sorted((folder / "trials").glob("*/*.json")):
+        trial = json.loads(file.read_text())
+        name = file.relative_to(folder).as_posix()
+        trial |= {"file": name, "stale": name in stale}
+        if dataset in (None, trial["dataset"]) and chapter in (None, trial["chapter"]):
+            trials.append(trial)
+    return trials
 
 
 def best_trial(trials: list[dict], model: str) -> dict:
@@ -83,14 +88,12 @@ def chosen_parameters(
     return {name: value for name, value in chosen.items() if name not in ("dataset", "seed")}
 
 
-def trials_table(
-    dataset: str | os.PathLike, folder: str | os.PathLike | None = None
-) -> pd.DataFrame:
+def trials_table(dataset: str, folder: str | os.PathLike | None = None) -> pd.DataFrame:
     """Every trial on a dataset as numbers, for the page that shows them.
 
     Returns:
-        Columns model, value (validation NDCG@10), seconds, chosen; one row a trial and model, for
-        the models that have settings of their own, in the order of `results.MODELS`.
+        Columns model, value (validation NDCG@10), seconds, chosen, stale; one row a trial and
+        model, for the models that have settings of their own, in the order of `results.MODELS`.
     """
     trials, rows = load_trials(folder, dataset), []
     for model in MODELS:
@@ -99,8 +102,9 @@ def trials_table(
         for trial in own:
             tried = trial["models"][model]
             value = tried["validation_metrics"][CHOSEN_BY]
-            rows.append((model, value, tried["seconds"], trial["file"] == best))
-    return pd.DataFrame(rows, columns=["model", "value", "seconds", "chosen"])
+            flags = trial["file"] == best, trial["stale"]
+            rows.append((model, value, tried["seconds"], *flags))
+    return pd.DataFrame(rows, columns=["model", "value", "seconds", "chosen", "stale"])
 
 
 def without_test_targets(split: Split) -> Split:

@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from book import depends  # noqa: E402
 from recsys_helpers.results import load_runs, results_table, stale_note, write_run  # noqa: E402
-from recsys_helpers.trials import chosen_parameters  # noqa: E402
+from recsys_helpers.trials import chosen_parameters, load_trials  # noqa: E402
 
 # What the book reports: every chapter below on each dataset with each of its seeds.
 SEEDS = {"ml-100k": (1, 2, 3, 4, 5), "ml-latest-small": (1, 2, 3), "ml-1m-order": (1, 2, 3)}
@@ -57,11 +57,10 @@ def parameters_of(chapter: str, dataset: str, root: Path = ROOT) -> dict:
     """What a chapter is run with on a dataset, but for the seed: the best of its trials."""
     if not _notebook(chapter, root).is_file():
         return {}
+    own = depends.defaults(_notebook(chapter, root).read_text(encoding="utf-8"))
     chosen = chosen_parameters(LIKE.get(chapter, chapter), dataset, root / "results")
-    if chapter in LIKE:
-        own = depends.defaults(_notebook(chapter, root).read_text(encoding="utf-8"))
-        chosen = {name: value for name, value in chosen.items() if name in own}
-    return chosen | OWN.get((chapter, dataset), {})
+    kept = {name: value for name, value in chosen.items() if name in own}
+    return kept | OWN.get((chapter, dataset), {})
 
 
 def plan() -> list[tuple[str, dict]]:
@@ -101,7 +100,7 @@ def state(
 
 
 def stale(results: Path, root: Path = ROOT) -> list[str]:
-    """Files in `results` that the code and the plan of this checkout would not write as they are.
+    """Records and trials that the code and the plan of this checkout would not write as they are.
 
     Whether the data have changed isn't asked: the answer is the same on machines without them.
     """
@@ -112,6 +111,9 @@ def stale(results: Path, root: Path = ROOT) -> list[str]:
             parameters = planned.get((run["chapter"], run["dataset"], run["seed"]))
             if parameters is None or not _is_current(run, parameters, None, root):
                 files.append(run["file"])
+    for trial in load_trials(results):
+        if not _is_current(trial, trial["parameters"], None, root):
+            files.append(trial["file"])
     return sorted(files)
 
 
@@ -129,9 +131,13 @@ def _notebook(chapter: str, root: Path) -> Path:
 def _is_current(run: dict, parameters: dict, data: str | None, root: Path) -> bool:
     """Whether `run` is what its chapter would record now."""
     notebook, data = _notebook(run["chapter"], root), data or run.get("dataset_digest", "")
-    return notebook.is_file() and run["inputs"] == depends.record(
-        notebook.read_text(encoding="utf-8"), parameters, data, root
-    )
+    if not notebook.is_file():
+        return False
+    try:
+        inputs = depends.record(notebook.read_text(encoding="utf-8"), parameters, data, root)
+    except ValueError:  # it no longer has such parameters
+        return False
+    return run["inputs"] == inputs
 
 
 def _recorded(chapter: str, parameters: dict, results: Path) -> list[dict]:

@@ -230,6 +230,9 @@ def test_a_trial_keeps_what_validation_says_and_nothing_of_the_test(
     assert (of["settings"], trial["models"]["dssm"]["settings"]) == ({"offset": 3}, {})
     assert not {"metrics", "ranks", "recommended", "recommended_items", "intervals"} & trial.keys()
     assert trial["numerics"]["vectors"] and "cores" in trial["machine"] and trial["inputs"]
+    assert run.stale(kept, checkout) == []
+    write_chapter(checkout, tagged_record(TRY))
+    assert run.stale(kept, checkout) == [trial["file"]]
     # It was no accident of what is kept: in the kernel another movie was asked for, not the sixth.
     for recorded in executed[0].values():
         assert (results._unpack(recorded["ranks"]) != 6 + 3).all()
@@ -275,7 +278,10 @@ def test_the_best_trial_by_validation_is_chosen_for_each_model(tmp_path):
         "value": [0.1, 0.3, 0.5, 0.5],
         "seconds": [0, 1, 0, 1],
         "chosen": [False, True, True, False],
+        "stale": [False] * 4,
     }
+    write_run(tmp_path / "stale.json", ["trials/tiny/02_x-1.json"])
+    assert trials.trials_table("tiny", tmp_path)["stale"].tolist() == [False, True] * 2
 
 
 def test_a_run_has_the_parameters_of_the_best_trial(checkout, monkeypatch):
@@ -284,7 +290,7 @@ def test_a_run_has_the_parameters_of_the_best_trial(checkout, monkeypatch):
     parameters = {"dataset": "tiny", "seed": 1, "offset": 2, "models": ["fm"], "depth": 3}
     tried(folder, "01_x", 1, parameters, fm=({"offset": 2}, 0.2))
     tried(folder, "01_x", 2, parameters | {"offset": 4}, fm=({"offset": 4}, 0.1))
-    chosen = {"offset": 2, "models": ["fm"], "depth": 3}
+    chosen = {"offset": 2, "models": ["fm"]}  # the chapter no longer has a depth
     assert run.parameters_of("01_x", "tiny", checkout) == chosen
     assert run.parameters_of("01_x", "another", checkout) == {}
     assert run.parameters_of("no_such", "tiny", checkout) == {}
