@@ -6,15 +6,20 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from conftest import in_a_data_folder
 from nbformat.v4 import new_code_cell, new_notebook
 from test_results import USERS, write_data
 
 from recsys_helpers import results, trials
+from recsys_helpers.baselines import ease, item_knn, markov, popularity, ranks_from_baseline
 from recsys_helpers.datasets import load_dataset
+from recsys_helpers.machine import describe_machine
 from recsys_helpers.metrics import metrics_from_ranks
 from recsys_helpers.results import MODELS, TOWERS, load_runs, write_run
 from recsys_helpers.splits import leave_last_out
+from recsys_helpers.trials import load_trials
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "results"))
@@ -50,6 +55,7 @@ def checkout(tmp_path, monkeypatch):
 BODY = """\
 import numpy as np
 from recsys_helpers.datasets import load_dataset
+from recsys_helpers.machine import describe_machine
 from types import SimpleNamespace
 from recsys_helpers.results import record_run
 split = SimpleNamespace(dataset=load_dataset(dataset), name="none")
@@ -183,7 +189,9 @@ def test_a_trial_ranks_no_test_target(tmp_path):
 TRIED = """\
 import numpy as np
 from recsys_helpers.datasets import load_dataset
+from recsys_helpers.machine import describe_machine
 from recsys_helpers.splits import leave_last_out
+from recsys_helpers.trials import load_trials
 from recsys_helpers.results import record_run"""
 TRY = """\
 split = leave_last_out(load_dataset(dataset), min_item_interactions=1)
@@ -263,10 +271,10 @@ def tried(folder, chapter, number, parameters, **models):
 
 def test_the_best_trial_by_validation_is_chosen_for_each_model(tmp_path):
     common = {"dataset": "tiny", "seed": 1, "length": 7}
-    for number, (k, l2, knn, ease) in enumerate([(5, 20, 0.1, 0.5), (9, 50, 0.3, 0.5)]):
+    for number, (k, l2, first, second) in enumerate([(5, 20, 0.1, 0.5), (9, 50, 0.3, 0.5)]):
         tried(
             tmp_path, "02_x", number, common | {"k": k, "l2": l2},
-            popularity=({}, number), item_knn=({"k": k}, knn), ease=({"l2": l2}, ease),
+            popularity=({}, number), item_knn=({"k": k}, first), ease=({"l2": l2}, second),
         )  # fmt: skip
     chosen = trials.chosen_parameters("02_x", "tiny", tmp_path)
     assert chosen == {"length": 7, "k": 9, "l2": 20}  # of equals, the first by their text
@@ -409,3 +417,67 @@ def test_recorded_results_are_of_the_data_on_this_machine(dataset):
             raise  # it is here, and something is wrong with it
         pytest.skip(f"{dataset} is not on this machine: {error}")
     assert {r["dataset_digest"] for r in current} == {here}
+
+
+# The promise: the same digits on one machine, elsewhere up to rounding or within the seeds' spread
+
+BASELINES = {"item_knn": item_knn, "markov": markov, "ease": ease, "ease_recency": ease}
+BASELINES |= {"popularity": popularity}
+
+
+def same_machine(known, here):
+    """The same processor, number of threads, instructions and libraries."""
+    return all(known[name] == here[name] for name in ("machine", "numerics", "versions"))
+
+
+@pytest.fixture(scope="module")
+def movielens():
+    if not in_a_data_folder("ml-100k"):
+        pytest.skip("MovieLens-100K is not on this machine")
+    return leave_last_out(load_dataset("ml-100k", verbose=False), verbose=False)
+
+
+@pytest.mark.parametrize("model", BASELINES)
+def test_a_baseline_gives_the_same_digits_again(movielens, model):
+    """Its best trial, and its record; where numerics differ, two users' ranks may be others."""
+    known = []
+    for trial in load_trials(dataset="ml-100k", chapter="02_data_and_rules"):
+        if not trial["stale"]:
+            known.append((trial, trial["models"][model], "validation"))
+    known = known[:1] + [
+        (record, record | {"validation_metrics": record["metrics"]}, "test")
+        for record in RUNS
+        if (record["dataset"], record["model"]) == ("ml-100k", model) and not record["stale"]
+    ]
+    if not known:
+        pytest.skip("no trial and no record that isn't stale")
+    for made, of, target in known:
+        baseline = BASELINES[model](
+            movielens.train, movielens.dataset.num_items, **of["configuration"]
+        )
+        again = metrics_from_ranks(ranks_from_baseline(movielens, baseline, target))
+        again = {name: again[name] for name in of["validation_metrics"]}
+        if same_machine(made, describe_machine()):
+            assert again == of["validation_metrics"]
+        two_users = 2 / movielens.dataset.num_users
+        assert again == pytest.approx(of["validation_metrics"], rel=0, abs=two_users)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chapter", sorted(set(run.CHAPTERS) - run.DETERMINISTIC))
+def test_a_record_is_the_same_again(movielens, chapter):
+    """On MovieLens-100K with the first seed; where numerics differ, within what seeds differ by."""
+    runs = [r for r in RUNS if (r["dataset"], r["chapter"]) == ("ml-100k", chapter)]
+    current = [r for r in runs if not r["stale"]]
+    if len(current) < 3:
+        pytest.skip("fewer than three records that aren't stale")
+    parameters = next(p for c, p in run.plan() if (c, p["dataset"]) == (chapter, "ml-100k"))
+    for again in run.execute(chapter, parameters).values():
+        seeds = [r for r in current if r["model"] == again["model"]]
+        (same,) = [r for r in seeds if r["seed"] == parameters["seed"]]
+        if same_machine(same, again):
+            assert again["metrics"] == same["metrics"]
+        for name in results.METRICS:
+            values = np.array([r["metrics"][name] for r in seeds])
+            # One more of the same kind is as far from the mean of five once in fifty times.
+            assert abs(again["metrics"][name] - values.mean()) <= 4 * values.std(ddof=1), name
