@@ -7,12 +7,13 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import in_a_data_folder
 from nbformat.v4 import new_code_cell, new_notebook
 from test_results import USERS, write_data
 
-from recsys_helpers import results, trials
+from recsys_helpers import plots, results, trials
 from recsys_helpers.baselines import ease, item_knn, markov, popularity, ranks_from_baseline
 from recsys_helpers.datasets import load_dataset
 from recsys_helpers.machine import describe_machine
@@ -290,6 +291,34 @@ def test_the_best_trial_by_validation_is_chosen_for_each_model(tmp_path):
     }
     write_run(tmp_path / "stale.json", ["trials/tiny/02_x-1.json"])
     assert trials.trials_table("tiny", tmp_path)["stale"].tolist() == [False, True] * 2
+
+
+def test_trials_are_drawn_as_rings_and_the_chosen_one_filled():
+    from matplotlib.figure import Figure
+
+    ax = Figure().subplots()
+    columns = {"model": ["fm", "fm"], "value": [0.1, 0.3], "chosen": [False, True]}
+    plots.trial_strips(ax, pd.DataFrame(columns), {"fm": "FM", "dssm": "DSSM"})
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["FM", "DSSM"]
+    rings, chosen = (line for line in ax.lines if len(line.get_xdata()))
+    assert rings.get_xdata().tolist() == [0.1, 0.3] and rings.get_markerfacecolor() == "none"
+    assert chosen.get_xdata().tolist() == [0.3] and chosen.get_markerfacecolor() != "none"
+    assert set(rings.get_ydata()) == {1} == set(chosen.get_ydata())  # in the row of its name
+    (said,) = ax.texts
+    assert said.get_text() == "not yet tried" and said.get_position()[1] == 0
+
+
+def test_every_run_of_the_plan_is_there():
+    seeds = {}
+    for chapter, p in run.plan():
+        seeds.setdefault((chapter, p["dataset"]), []).append(p["seed"])
+    for tower in ("03_factorization_machines", "04_dssm", "05_youtubednn", "06_self_attention"):
+        assert seeds[tower, "ml-100k"] == [1, 2, 3, 4, 5]
+        assert seeds[tower, "ml-1m-order"] == seeds[tower, "ml-latest-small"] == [1, 2, 3]
+    assert [seeds["02_data_and_rules", d] for d in run.SEEDS] == [[1]] * 3
+    assert {key: s for key, s in seeds.items() if key[0] == "09_ablation"} == {
+        ("09_ablation", "ml-1m-order"): [1, 2, 3]
+    }
 
 
 def test_a_run_has_the_parameters_of_the_best_trial(checkout, monkeypatch):
