@@ -3,7 +3,7 @@
 A trial is a chapter with other parameters, executed as `run.py` does it, but with stand-ins for the
 test targets, so that no trial can know of them. `run.py` takes the best trial by validation
 NDCG@10. Trials that are kept are not repeated, so this can be stopped and started at will, and run
-several times at once, for as many cores:
+several times at once, for as many cores, from a checkout that nobody edits meanwhile:
 
     python results/tune.py                  run what is missing
     python results/tune.py --list           say what that is
@@ -193,6 +193,13 @@ def claimed(file: Path) -> Iterator[bool]:
             yield not file.exists()
 
 
+def said(file: Path) -> str:
+    """A kept trial in a few words."""
+    trial = json.loads(file.read_text())
+    values = {m: of["validation_metrics"]["ndcg@10"] for m, of in trial["models"].items()}
+    return ", ".join(f"{m} {v:.4f}" for m, v in values.items()) + f" in {trial['seconds']:.0f} s"
+
+
 def main() -> int:
     """Command line; returns the number of trials that failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -210,7 +217,7 @@ def main() -> int:
             continue
         name = f"{dataset}, {chapter}, {' '.join(map(str, models.values()))}"
         if arguments.list or file.exists():
-            print(f"{name}: {'kept' if file.exists() else 'missing'}", flush=True)
+            print(f"{name}: {said(file) if file.exists() else 'missing'}", flush=True)
             continue
         run.check_clean(arguments.dirty, run.SOURCES)
         with claimed(file) as mine:
@@ -219,16 +226,10 @@ def main() -> int:
             print(f"{name}: ", end="", flush=True)
             try:
                 data = depends.dataset_digest(dataset)
-                trial = json.loads(
-                    run_trial(chapter, parameters, models, results, data).read_text()
-                )
+                print(said(run_trial(chapter, parameters, models, results, data)), flush=True)
             except Exception as error:  # one trial that fails must not cost the others
                 print(f"failed: {error}", file=sys.stderr, flush=True)
                 failed += 1
-                continue
-        values = {m: of["validation_metrics"]["ndcg@10"] for m, of in trial["models"].items()}
-        said = ", ".join(f"{model} {value:.4f}" for model, value in values.items())
-        print(f"{said} in {trial['seconds']:.0f} s", flush=True)
     for file in sorted(set((results / "trials").glob("*/*.json")) - planned):
         print(f"{file.relative_to(ROOT)} is of no trial that is planned; it still counts.")
     return 0 if arguments.list else failed

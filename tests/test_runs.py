@@ -260,6 +260,34 @@ def test_two_workers_do_not_run_one_trial_twice(tmp_path):
         assert not mine
 
 
+def test_a_worker_goes_on_after_a_failure_and_repeats_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tune, "ROOT", tmp_path)
+    monkeypatch.setattr(tune, "plan", lambda: [("01_x", "tiny", {"fm": {"k": k}}) for k in (1, 2)])
+    monkeypatch.setattr(tune, "parameters_of", lambda c, d, m: {"dataset": d} | m["fm"])
+    monkeypatch.setattr(run.depends, "dataset_digest", lambda name: "data")
+    monkeypatch.setattr(run, "check_clean", lambda *_: None)
+    ran = []
+
+    def run_trial(chapter, parameters, models, results, data):
+        ran.append(parameters["k"])
+        if ran == [1]:
+            raise RuntimeError("no luck")
+        of = {"fm": {"validation_metrics": {"ndcg@10": 0.25}}}
+        return write_run(tune.file_of(chapter, parameters, results), {"models": of, "seconds": 3.0})
+
+    monkeypatch.setattr(tune, "run_trial", run_trial)
+    monkeypatch.setattr(sys, "argv", ["tune.py", "--list"])
+    assert tune.main() == 0 and ran == [] and capsys.readouterr().out.count("missing") == 2
+    monkeypatch.setattr(sys, "argv", ["tune.py"])
+    assert tune.main() == 1 and ran == [1, 2]
+    shown = capsys.readouterr()
+    assert "failed: no luck" in shown.err and "fm 0.2500 in 3 s" in shown.out
+    assert tune.main() == 0 and ran == [1, 2, 1]
+    write_run(tmp_path / "results" / "trials" / "tiny" / "01_x-of_old.json", {})
+    assert tune.main() == 0 and ran == [1, 2, 1]
+    assert "01_x-of_old.json is of no trial that is planned" in capsys.readouterr().out
+
+
 def tried(folder, chapter, number, parameters, **models):
     """A trial's file; models by name: (settings, validation NDCG@10)."""
     of = {
@@ -272,7 +300,7 @@ def tried(folder, chapter, number, parameters, **models):
 
 def test_the_best_trial_by_validation_is_chosen_for_each_model(tmp_path):
     common = {"dataset": "tiny", "seed": 1, "length": 7}
-    for number, (k, l2, first, second) in enumerate([(5, 20, 0.1, 0.5), (9, 50, 0.3, 0.5)]):
+    for number, (k, l2, first, second) in enumerate([(5, 50, 0.1, 0.5), (9, 20, 0.3, 0.5)]):
         tried(
             tmp_path, "02_x", number, common | {"k": k, "l2": l2},
             popularity=({}, number), item_knn=({"k": k}, first), ease=({"l2": l2}, second),
@@ -286,7 +314,7 @@ def test_the_best_trial_by_validation_is_chosen_for_each_model(tmp_path):
         "model": ["item_knn", "item_knn", "ease", "ease"],
         "value": [0.1, 0.3, 0.5, 0.5],
         "seconds": [0, 1, 0, 1],
-        "chosen": [False, True, True, False],
+        "chosen": [False, True, False, True],
         "stale": [False] * 4,
     }
     write_run(tmp_path / "stale.json", ["trials/tiny/02_x-1.json"])
