@@ -65,13 +65,15 @@ def parameters_of(chapter: str, dataset: str, root: Path = ROOT) -> dict:
 
 def plan() -> list[tuple[str, dict]]:
     """Every run the book reports: chapter and parameters."""
+    chapters = (*CHAPTERS, *EXPERIMENTS)
+    chosen = {(c, dataset): parameters_of(c, dataset) for dataset in SEEDS for c in chapters}
     return [
-        (chapter, {"dataset": dataset, "seed": seed} | parameters)
+        (chapter, {"dataset": dataset, "seed": seed} | chosen[chapter, dataset])
         for dataset, seeds in SEEDS.items()
-        for chapter in (*CHAPTERS, *EXPERIMENTS)
+        for seed in seeds
+        for chapter in chapters
+        if chapter not in DETERMINISTIC or seed == seeds[0]
         if chapter not in EXPERIMENTS or dataset in EXPERIMENTS_ON
-        for parameters in [parameters_of(chapter, dataset)]
-        for seed in (seeds[:1] if chapter in DETERMINISTIC else seeds)
     ]
 
 
