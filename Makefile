@@ -24,7 +24,7 @@ book: $(INSTALLED) data ## every chapter executed, pages in _build/html, then lo
 	@rm -f _build/finished
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@touch _build/finished
-	$(BIN)/python -m pytest -q tests/test_book.py
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_book.py
 
 test: $(INSTALLED) data ## the tests of the package, the chapters and the pages
 	$(BIN)/python -m pytest -n 2 --dist loadfile
