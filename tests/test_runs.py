@@ -18,7 +18,7 @@ from recsys_helpers.baselines import ease, item_knn, markov, popularity, ranks_f
 from recsys_helpers.datasets import load_dataset
 from recsys_helpers.machine import describe_machine
 from recsys_helpers.metrics import metrics_from_ranks
-from recsys_helpers.results import MODELS, TOWERS, load_runs, write_run
+from recsys_helpers.results import MODELS, SEVERAL, TOWERS, load_runs, write_run
 from recsys_helpers.splits import leave_last_out
 from recsys_helpers.trials import load_trials
 
@@ -374,7 +374,7 @@ def test_a_run_has_the_parameters_of_the_best_trial(checkout, monkeypatch):
 
 def test_every_model_has_the_same_budget_of_trials_everywhere():
     assert set(tune.SEARCH) == set(run.SEEDS)
-    fixed = {"popularity"}  # nothing to choose
+    fixed = {"popularity", *SEVERAL}  # nothing to choose, or made of the chosen
     follows = {"fm_profile"}  # trained as FM is
     for dataset, search in tune.SEARCH.items():
         assert search.keys() == MODELS.keys() - fixed - follows == tune.CHAPTER.keys()
@@ -386,7 +386,7 @@ def test_every_model_has_the_same_budget_of_trials_everywhere():
         towers = [s["dim"] for m, settings in search.items() if m in TOWERS for s in settings]
         assert len(set(towers)) == 1  # one size of vectors
     files = [tune.file_of(c, tune.parameters_of(c, d, m), ROOT) for c, d, m in tune.plan()]
-    assert len(files) == len(set(files)) == tune.BUDGET * len(tune.SEARCH) * len(run.CHAPTERS)
+    assert len(files) == len(set(files)) == tune.BUDGET * len(tune.SEARCH) * len({*tune.CHAPTER.values()})
 
 
 def test_what_is_searched_are_parameters_of_the_chapters():
