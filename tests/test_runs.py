@@ -386,7 +386,8 @@ def test_every_model_has_the_same_budget_of_trials_everywhere():
         towers = [s["dim"] for m, settings in search.items() if m in TOWERS for s in settings]
         assert len(set(towers)) == 1  # one size of vectors
     files = [tune.file_of(c, tune.parameters_of(c, d, m), ROOT) for c, d, m in tune.plan()]
-    assert len(files) == len(set(files)) == tune.BUDGET * len(tune.SEARCH) * len({*tune.CHAPTER.values()})
+    chapters = {*tune.CHAPTER.values()}
+    assert len(files) == len(set(files)) == tune.BUDGET * len(tune.SEARCH) * len(chapters)
 
 
 def test_what_is_searched_are_parameters_of_the_chapters():
