@@ -11,7 +11,7 @@ CANDIDATES := $(PYTHON) $(if $(PYTHON),,python3 python3.13 python3.12 python3.11
 RIGHT_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 FIND_PYTHON = for p in $(CANDIDATES); do $$p -c '$(RIGHT_VERSION)' 2>/dev/null && echo $$p && break; done
 
-.PHONY: help book test test-own-data serve results bench lint clean data requirements set-repository \
+.PHONY: help book test test-own-data serve tune results bench lint clean data requirements set-repository \
         test-colab test-backends scale
 
 help: ## this list
@@ -24,7 +24,7 @@ book: $(INSTALLED) data ## every chapter executed, pages in _build/html, then lo
 	@rm -f _build/finished
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@touch _build/finished
-	$(BIN)/python -m pytest -q tests/test_book.py
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_book.py
 
 test: $(INSTALLED) data ## the tests of the package, the chapters and the pages
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -35,6 +35,9 @@ test-own-data: $(INSTALLED) data ## every chapter on logs that are not MovieLens
 serve: $(INSTALLED) data ## a short training, unless there was one, then http://127.0.0.1:8000/docs
 	@ls -d _build/versions/[0-9]* >/dev/null 2>&1 || $(BIN)/python -m recsys_helpers.versions _build/versions
 	$(BIN)/python -m recsys_helpers.service _build/versions
+
+tune: $(INSTALLED) data ## try other parameters, what isn't tried yet; in several terminals at once, if you like
+	$(BIN)/python results/tune.py
 
 results: $(INSTALLED) data ## run what is not recorded in results/, and rewrite the README's table
 	$(BIN)/python results/run.py

@@ -24,7 +24,7 @@ RESULTS = f"{PACKAGE}/results.py"
 # The code of these cannot change a record; what they import can, such as the metrics.
 NOT_IN_A_RECORD = {
     f"{PACKAGE}/{name}.py"
-    for name in ("fetch", "machine", "bootstrap", "results", "pages", "plots")
+    for name in ("fetch", "machine", "bootstrap", "results", "trials", "pages", "plots")
 }
 # The order in which threads add numbers up changes their last digits. With one thread neither a
 # page nor a record depends on the number of cores, and several don't get in each other's way.
@@ -68,19 +68,30 @@ def record(source: str, parameters: dict, data: str, root: Path = ROOT) -> str:
     tagged = [i for i, (tags, _) in enumerate(every) if "record" in tags]
     if len(tagged) != 1:
         raise ValueError(f"expected one cell tagged 'record', received {len(tagged)}.")
-    every, effective = every[: tagged[0] + 1], {}
-    for node in ast.parse("\n".join(code for tags, code in every if "parameters" in tags)).body:
-        if not isinstance(node, ast.Assign):
-            raise ValueError(
-                f"a parameters cell holds assignments only, received {ast.unparse(node)!r}."
-            )
-        effective[ast.unparse(node.targets[0])] = ast.literal_eval(node.value)
+    every, effective = every[: tagged[0] + 1], defaults(source)
     if unknown := sorted(parameters.keys() - effective.keys()):
         raise ValueError(f"the chapter has no parameters {unknown}; it has {sorted(effective)}.")
     effective |= parameters | {"record_to": ""}
     code = "\n".join(code for tags, code in every if not {"parameters", "install"} & {*tags})
     content = _shared(code, {"dataset": data}, root, NOT_IN_A_RECORD)
     return _sha256([content, _code(code), effective])
+
+
+def defaults(source: str) -> dict:
+    """What a notebook's parameters cell assigns, by name.
+
+    Raises:
+        ValueError: the cell does more than assign.
+    """
+    found = {}
+    code = "\n".join(code for tags, code in cells(source) if "parameters" in tags)
+    for node in ast.parse(code).body:
+        if not isinstance(node, ast.Assign):
+            raise ValueError(
+                f"a parameters cell holds assignments only, received {ast.unparse(node)!r}."
+            )
+        found[ast.unparse(node.targets[0])] = ast.literal_eval(node.value)
+    return found
 
 
 @cache

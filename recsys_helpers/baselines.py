@@ -54,23 +54,33 @@ def popularity(interactions: pd.DataFrame, num_items: int) -> Baseline:
     return Baseline(np.bincount(items, minlength=num_items + 1)[1:])
 
 
-def item_knn(interactions: pd.DataFrame, num_items: int, neighbours: int | None = None) -> Baseline:
+def item_knn(
+    interactions: pd.DataFrame,
+    num_items: int,
+    neighbours: int | None = None,
+    shrinkage: float = 0,
+) -> Baseline:
     """Sum of the cosines between an item and those in the history (Sarwar et al. 2001).
 
     Items are compared by who interacted with them: the cosine is the number of common users over
-    the geometric mean of both items' numbers of users.
+    the geometric mean of both items' numbers of users, and here of that plus the shrinkage.
 
     Args:
         interactions: see `popularity`.
         num_items: size of the catalogue.
         neighbours: only so many most similar items speak for an item, which keeps the weights
             sparse; None: all.
+        shrinkage: added to the denominator, in users: it takes the more from a cosine, the fewer
+            users it is made of.
 
     Raises:
-        ValueError: on neighbours below 1, or if all of them do not fit into `LARGEST` bytes.
+        ValueError: on neighbours below 1, a shrinkage below 0, or if all neighbours do not fit into
+            `LARGEST` bytes.
     """
     if neighbours is not None and neighbours < 1:
         raise ValueError(f"neighbours must be at least 1, or None for all, received {neighbours}.")
+    if not shrinkage >= 0:
+        raise ValueError(f"shrinkage must not be negative, received {shrinkage}.")
     if neighbours is None:
         _check_dense(num_items, "Give a number of neighbours, which keeps the weights sparse")
     history = history_matrix(interactions, num_items)
@@ -82,8 +92,7 @@ def item_knn(interactions: pd.DataFrame, num_items: int, neighbours: int | None 
         columns = slice(start, min(start + step, num_items))
         cosine = history.T @ by_item[:, columns]  # sparse [n, b]: the numbers of common users
         item = np.repeat(np.arange(columns.start, columns.stop), np.diff(cosine.indptr))
-        cosine.data /= length[cosine.indices]
-        cosine.data /= length[item]
+        cosine.data /= length[cosine.indices] * length[item] + shrinkage
         cosine.data[cosine.indices == item] = 0
         if neighbours is None:
             dense[:, columns] = cosine.toarray()
@@ -97,22 +106,33 @@ def item_knn(interactions: pd.DataFrame, num_items: int, neighbours: int | None 
     return Baseline(np.zeros(num_items), weights)
 
 
-def markov(interactions: pd.DataFrame, num_items: int) -> Baseline:
+def markov(interactions: pd.DataFrame, num_items: int, smoothing: float = 0) -> Baseline:
     """How often each item came directly after the last one (first-order Markov chain).
 
-    Dividing by the number of times the last item occurs gives probabilities, and the same order.
-    Equal counts are common; among them the item with the smaller id comes first.
+    Dividing by the number of times the last item occurs, plus the smoothing, gives probabilities,
+    and the same order. Without smoothing equal counts are common; among them the item with the
+    smaller id comes first.
 
     Args:
         interactions: see `popularity`.
         num_items: size of the catalogue.
+        smoothing: so many more steps, spread over the items by their popularity, are added to those
+            from each item (a Dirichlet prior).
+
+    Raises:
+        ValueError: on a negative smoothing.
     """
+    if not smoothing >= 0:
+        raise ValueError(f"smoothing must not be negative, received {smoothing}.")
     users, items = _columns(interactions, num_items)
     items = items - 1
     same_user = users[1:] == users[:-1]
     pairs = items[:-1][same_user], items[1:][same_user]
     counts = sparse.csr_array((np.ones(same_user.sum()), pairs), shape=(num_items, num_items))
-    return Baseline(-np.arange(num_items) / num_items, counts, tau=0)
+    bias = -np.arange(num_items) / num_items
+    if smoothing:
+        bias = smoothing * np.bincount(items, minlength=num_items) / len(items)
+    return Baseline(bias, counts, tau=0)
 
 
 def ease(

@@ -272,25 +272,27 @@ class HistoryFeatures(Tower):
     """What a history says about its user: pooled embeddings, and the last few kept apart.
 
     The input is item ids `[batch, steps]`, 0-padded on the left. The output concatenates, for the
-    window that ends at each of the last positions, the mean of its embeddings; with `recency`,
-    their mean under learned weights that depend on how many steps ago an item was watched; and the
-    embeddings of the `last` most recent items. Padding never changes the output.
+    window that ends at each of the last positions, the mean of its embeddings; `recency` means of
+    them, each under learned weights of its own that depend on how many steps ago an item was
+    watched; and the embeddings of the `last` most recent items. Padding never changes the output.
 
     Args:
         items: the table of the items' embeddings.
         length: items in a window.
-        recency: add the recency-weighted mean.
+        recency: number of recency-weighted means; True is 1, False 0.
         last: how many of the most recent items are kept apart.
     """
 
     def __init__(self, items, length=50, recency=True, last=3, **kwargs):
         super().__init__(**kwargs)
-        self.items, self.length, self.recency, self.last = items, length, recency, last
+        self.items, self.length, self.recency, self.last = items, length, int(recency), last
         self.apart = most_recent(last, length)
         if recency:
-            # One logit for each step back in time; it starts as a gentle preference for the recent.
-            self.recency_logits = self.add_weight((length,), "zeros", name="recency_logits")
-            self.recency_logits.assign(-np.log1p(np.arange(length)[::-1]))
+            # A logit for each step back in time; they start as preferences for the recent, one as
+            # 1/s for the item s steps back, several as powers of it from gentle to strong.
+            slopes = 2 * np.arange(1, recency + 1) / (recency + 1)
+            self.recency_logits = self.add_weight((recency, length), "zeros", name="recency_logits")
+            self.recency_logits.assign(-slopes[:, None] * np.log(np.arange(length, 0, -1)))
         self.built = True
 
     def call(self, history, positions):
@@ -299,7 +301,7 @@ class HistoryFeatures(Tower):
         dtype = embeddings.dtype
         kinds = [ops.ones((1, self.length), dtype), ops.cast(self.apart, dtype)]
         if self.recency:
-            kinds.insert(1, ops.exp(ops.cast(self.recency_logits, dtype))[None])
+            kinds.insert(1, ops.exp(ops.cast(self.recency_logits, dtype)))
         weights, present = ops.concatenate(kinds), not_padding(history, dtype)
         pooled = window_means(embeddings * present[..., None], present, weights, positions)
         pooled = ops.reshape(pooled, (-1, positions, weights.shape[0] * embeddings.shape[2]))

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import textwrap
+from collections.abc import Callable
 from hashlib import sha1
 from html import escape
 
@@ -71,27 +72,43 @@ def sentences(**templates: str):
     return say
 
 
+def significant(digits: int = 3):
+    """A format for `show_table`: so many significant digits, never an exponent, no decimals beyond.
+
+    For columns whose numbers differ by orders of magnitude: 0.0840, 2.34 and 51,200.
+    """
+
+    def text(value: float) -> str:
+        if not value:
+            return "0"
+        place = digits - 1 - math.floor(math.log10(abs(value)))
+        return f"{round(value, place):,.{max(place, 0)}f}"
+
+    return text
+
+
 def show_table(
     frame: pd.DataFrame,
     caption: str = "",
     *,
     best: tuple[str, ...] = (),
-    formats: dict[str, str] | str | None = None,
+    formats: dict | str | Callable | None = None,
     rule_before: tuple = (),
     spread: bool = True,
 ) -> Styler:
     """The book's one style of table.
 
-    A named index becomes the first column. A cell (mean, low, high) or (mean, deviation) becomes
-    two: the value, and its interval or "± deviation", with two digits of the narrowest interval of
-    the column and no more.
+    A named index becomes the first column. None and NaN are a dash. A cell (mean, low, high) or
+    (mean, deviation) becomes two: the value, and its interval or "± deviation", with two digits of
+    the narrowest interval of the column and no more.
 
     Args:
         frame: one row a thing that is compared.
         caption: what was measured: dataset, split, target, seed, kind of interval.
         best: columns whose largest value is set in bold, with every value that its interval (or
             deviation) contains: those can't be told from it here.
-        formats: of other columns, by name, or one for all numbers, such as "{:.3f}".
+        formats: of other columns, by name, or one for all numbers: "{:.3f}", or a function such as
+            `significant(3)`.
         rule_before: row labels above which a line is drawn; by default the first tower after a
             baseline, as `results.MODELS` orders them.
         spread: whether the intervals are shown; if not, they still say how many digits the values
@@ -163,13 +180,13 @@ def _spread(cell: tuple, digits: int) -> str:
     return f"[{cell[1]:.{digits}f}, {cell[2]:.{digits}f}]"
 
 
-def _text(value, form: str | None = None) -> str:
+def _text(value, form: str | Callable | None = None) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
+        return "–"
     if isinstance(value, str | bool | np.bool_):
         return str(value)
     if form:
-        return form.format(value)
+        return form(value) if callable(form) else form.format(value)
     if isinstance(value, int | np.integer) or (isinstance(value, float) and value == int(value)
                                                and abs(value) >= 1000):  # fmt: skip
         return f"{int(value):,}"

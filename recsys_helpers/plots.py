@@ -134,6 +134,31 @@ def strips(ax, frame: pd.DataFrame, keys: list[str], filled: list[bool]) -> None
         ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=2)
         ax.plot(row["mean"], place, MARKERS.get(key, "o"), ms=7, color=colour,
                 mfc=colour if full else "none", mew=1.5)  # fmt: skip
-    ax.set(yticks=places, ylim=(-0.6, len(frame) - 0.4))
-    ax.set_yticklabels(frame.index)
+    _name_rows(ax, list(frame.index))
+
+
+def trial_strips(ax, trials: pd.DataFrame, names: dict[str, str]) -> None:
+    """One panel of trials: a ring for each, filled where it was chosen, a row a model.
+
+    Args:
+        ax: of matplotlib.
+        trials: columns model (short name), value and chosen, as `trials.trials_table` has them.
+        names: of the rows by the short name, the first at the top; a row without a trial says so.
+    """
+    for place, model in enumerate(reversed(names)):
+        own, colour = trials[trials["model"] == model], colour_of(model)
+        marker = MARKERS.get(model, "o")
+        ax.plot(own["value"], [place] * len(own), marker, ms=6, color=colour, mfc="none", mew=1)
+        best = own.loc[own["chosen"], "value"]
+        ax.plot(best, [place] * len(best), marker, ms=8, color=colour, mew=1.5)
+        if own.empty:
+            ax.text(0.5, place, "not yet tried", transform=ax.get_yaxis_transform(), ha="center",
+                    va="center", color=COLOURS["muted"], fontsize=9)  # fmt: skip
+    _name_rows(ax, list(names.values()))
+
+
+def _name_rows(ax, names: list[str]) -> None:
+    """Label the rows of a panel of strips, the first at the top."""
+    ax.set(yticks=np.arange(len(names))[::-1], ylim=(-0.6, len(names) - 0.4))
+    ax.set_yticklabels(names)
     ax.grid(axis="y", visible=False)

@@ -152,11 +152,9 @@ def load_runs(
         [num_users, k] or None, `file`, its path in the folder, and `stale`, whether an earlier
         version of the code wrote it. An empty list where nothing is recorded.
     """
-    folder = _results_folder(folder)
+    folder = results_folder(folder)
     names = [d.name for d in folder.glob("*/")] if dataset is None else [dataset]
-    listed = folder / "stale.json"
-    stale = json.loads(listed.read_text()) if listed.is_file() else []
-    runs = []
+    stale, runs = stale_files(folder), []
     for path in (p for n in names for p in _place(folder, n, experiment).glob("*-seed*.json")):
         run = json.loads(path.read_text())
         run["file"] = path.relative_to(folder).as_posix()
@@ -177,7 +175,7 @@ def load_benchmark(name: str, folder: str | os.PathLike | None = None) -> pd.Dat
         name: of the benchmark, such as "training_step".
         folder: where results are kept; by default `results/` of the checkout this package is in.
     """
-    path = _results_folder(folder) / "benchmarks" / f"{name}.json"
+    path = results_folder(folder) / "benchmarks" / f"{name}.json"
     return pd.DataFrame(json.loads(path.read_text())) if path.exists() else pd.DataFrame()
 
 
@@ -340,8 +338,15 @@ def metric_name(metric: str) -> str:
     return METRIC_NAMES.get(name, name) + at + k
 
 
-def _results_folder(folder: str | os.PathLike | None) -> Path:
+def results_folder(folder: str | os.PathLike | None) -> Path:
+    """`folder`, or `results/` of the checkout this package is in."""
     return Path(folder) if folder else Path(__file__).resolve().parent.parent / "results"
+
+
+def stale_files(folder: Path) -> list[str]:
+    """What in `folder` an earlier version of the code wrote, as `results/run.py` found."""
+    listed = folder / "stale.json"
+    return json.loads(listed.read_text()) if listed.is_file() else []
 
 
 def _place(folder, dataset: str | os.PathLike, experiment: str) -> Path:

@@ -39,7 +39,7 @@ class NumpyTower:
         length = tower.history.length
         kinds = [np.ones((1, length)), tower.history.apart]
         if tower.recency:
-            kinds.insert(1, np.exp(_numpy(tower.history.recency_logits))[None])
+            kinds.insert(1, np.exp(_numpy(tower.history.recency_logits)))
         weights = {f"fields/{n}": _numpy(t.embeddings) for n, t in tower.profile.items()}
         weights |= {"kinds": np.concatenate(kinds), "items": _numpy(tower.history.items.embeddings)}
         if hasattr(tower, "search"):

@@ -3,8 +3,10 @@
 A reference run is a chapter with other parameters, executed in a fresh kernel up to and including
 that cell; what comes after it are experiments that cannot change what was recorded. Runs that are
 recorded for the same inputs (`book/depends.py`) are not repeated, so this can be stopped and
-started at will. Each call also writes to `stale.json` which records no longer are what the code
-would record; the tables of the book say it of them:
+started at will. Parameters are those of the best trial of `tune.py`, by the validation target;
+where nothing was tried, the notebook's. Nothing is recorded from a checkout with changes that are
+in no commit, unless `--dirty`. Each call also writes to `stale.json` which records no longer are
+what the code would record; the tables of the book say it of them:
 
     python results/run.py                   run what is missing or out of date
     python results/run.py --list            say what that is
@@ -29,9 +31,10 @@ sys.path.insert(0, str(ROOT))
 
 from book import depends  # noqa: E402
 from recsys_helpers.results import load_runs, results_table, stale_note, write_run  # noqa: E402
+from recsys_helpers.trials import chosen_parameters, load_trials  # noqa: E402
 
 # What the book reports: every chapter below on each dataset with each of its seeds.
-SEEDS = {name: (1, 2, 3) for name in ("ml-100k", "ml-latest-small", "ml-1m-order")}
+SEEDS = {"ml-100k": (1, 2, 3, 4, 5), "ml-latest-small": (1, 2, 3), "ml-1m-order": (1, 2, 3)}
 CHAPTERS = (
     "02_data_and_rules",
     "03_factorization_machines",
@@ -40,32 +43,37 @@ CHAPTERS = (
     "06_self_attention",
 )
 DETERMINISTIC = {"02_data_and_rules"}  # the first seed says it all
-# Chapters that record an experiment: the folder for it, and the datasets it is run on, once each.
+# Chapters that record an experiment: the folder for it, and the datasets it is run on.
 EXPERIMENTS = {"09_ablation": "ablation"}
 EXPERIMENTS_ON = ("ml-1m-order",)
-# Parameters of a chapter that differ from those in its notebook, by dataset.
-LARGE = {"num_sampled": 1024, "temperature": 0.07}
-PARAMETERS: dict[tuple[str, str], dict] = {
-    ("03_factorization_machines", "ml-1m-order"): {"epochs": 6},
-    ("04_dssm", "ml-1m-order"): {"temperature": 0.07, "epochs": 12},
-    ("05_youtubednn", "ml-1m-order"): LARGE | {"dim": 96, "dropout": 0.3, "epochs": 12},
-    ("06_self_attention", "ml-1m-order"): LARGE
-    | {"dim": 96, "dropout": 0.3, "positions": 16, "batch_size": 32, "epochs": 12},
-    ("09_ablation", "ml-1m-order"): LARGE | {"dropout": 0.2, "epochs": 3},
-}
+# An experiment has the parameters of this chapter, those that both have, but for its own ones.
+LIKE = {"09_ablation": "05_youtubednn"}
+OWN = {("09_ablation", "ml-1m-order"): {"num_sampled": 1024}}  # what its rungs that sample draw
 
 README_MARKERS = ("<!-- results:begin -->", "<!-- results:end -->")
 
 
+def parameters_of(chapter: str, dataset: str, root: Path = ROOT) -> dict:
+    """What a chapter is run with on a dataset, but for the seed: the best of its trials."""
+    if not _notebook(chapter, root).is_file():
+        return {}
+    own = depends.defaults(_notebook(chapter, root).read_text(encoding="utf-8"))
+    chosen = chosen_parameters(LIKE.get(chapter, chapter), dataset, root / "results")
+    kept = {name: value for name, value in chosen.items() if name in own}
+    return kept | OWN.get((chapter, dataset), {})
+
+
 def plan() -> list[tuple[str, dict]]:
     """Every run the book reports: chapter and parameters."""
+    chapters = (*CHAPTERS, *EXPERIMENTS)
+    chosen = {(c, dataset): parameters_of(c, dataset) for dataset in SEEDS for c in chapters}
     return [
-        (chapter, {"dataset": dataset, "seed": seed} | PARAMETERS.get((chapter, dataset), {}))
+        (chapter, {"dataset": dataset, "seed": seed} | chosen[chapter, dataset])
         for dataset, seeds in SEEDS.items()
         for seed in seeds
-        for chapter in (*CHAPTERS, *EXPERIMENTS)
+        for chapter in chapters
         if chapter not in DETERMINISTIC or seed == seeds[0]
-        if chapter not in EXPERIMENTS or (dataset in EXPERIMENTS_ON and seed == seeds[0])
+        if chapter not in EXPERIMENTS or dataset in EXPERIMENTS_ON
     ]
 
 
@@ -94,7 +102,7 @@ def state(
 
 
 def stale(results: Path, root: Path = ROOT) -> list[str]:
-    """Files in `results` that the code and the plan of this checkout would not write as they are.
+    """Records and trials that the code and the plan of this checkout would not write as they are.
 
     Whether the data have changed isn't asked: the answer is the same on machines without them.
     """
@@ -105,6 +113,9 @@ def stale(results: Path, root: Path = ROOT) -> list[str]:
             parameters = planned.get((run["chapter"], run["dataset"], run["seed"]))
             if parameters is None or not _is_current(run, parameters, None, root):
                 files.append(run["file"])
+    for trial in load_trials(results):
+        if not _is_current(trial, trial["parameters"], None, root):
+            files.append(trial["file"])
     return sorted(files)
 
 
@@ -122,9 +133,13 @@ def _notebook(chapter: str, root: Path) -> Path:
 def _is_current(run: dict, parameters: dict, data: str | None, root: Path) -> bool:
     """Whether `run` is what its chapter would record now."""
     notebook, data = _notebook(run["chapter"], root), data or run.get("dataset_digest", "")
-    return notebook.is_file() and run["inputs"] == depends.record(
-        notebook.read_text(encoding="utf-8"), parameters, data, root
-    )
+    if not notebook.is_file():
+        return False
+    try:
+        inputs = depends.record(notebook.read_text(encoding="utf-8"), parameters, data, root)
+    except ValueError:  # it no longer has such parameters
+        return False
+    return run["inputs"] == inputs
 
 
 def _recorded(chapter: str, parameters: dict, results: Path) -> list[dict]:
@@ -151,18 +166,45 @@ def run_chapter(
         nbclient.exceptions.CellExecutionError: if a cell fails; nothing is kept then.
         RuntimeError: if the chapter recorded nothing, or something else than it was asked for.
     """
+    more = {"chapter": chapter, "parameters": parameters, "dataset_digest": data}
+    source = _notebook(chapter, root).read_text(encoding="utf-8")
+    more |= {"inputs": depends.record(source, parameters, data, root), "git_commit": commit(root)}
+    runs = execute(chapter, parameters, root)
+    before = {results / run["file"] for run in _recorded(chapter, parameters, results)}
+    written = [write_run(results / file, run | more) for file, run in runs.items()]
+    for gone in before - set(written):  # models that the chapter no longer has
+        gone.unlink()
+    return written
+
+
+def execute(chapter: str, parameters: dict, root: Path = ROOT, first: str = "") -> dict[Path, dict]:
+    """What a chapter records in a fresh kernel, by the file it would be kept in.
+
+    Args:
+        chapter: name of the notebook.
+        parameters: override those of its parameters cell.
+        root: the checkout.
+        first: code to be run right after the parameters.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: if a cell fails.
+        RuntimeError: if the chapter recorded nothing, or something else than it was asked for.
+    """
     from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
     path = _notebook(chapter, root)
-    inputs = depends.record(path.read_text(encoding="utf-8"), parameters, data, root)
     with tempfile.TemporaryDirectory() as temporary:
         notebook = parameterize_notebook(
             load_notebook_node(str(path)), parameters | {"record_to": temporary}
         )
-        tagged = ["record" in cell.metadata.get("tags", []) for cell in notebook.cells]
-        notebook.cells = notebook.cells[: tagged.index(True) + 1]
+        tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
+        last = ["record" in of for of in tags].index(True)
+        after = ["injected-parameters" in of for of in tags].index(True)
+        notebook.cells = notebook.cells[: last + 1]
+        notebook.cells.insert(after + 1, new_code_cell(first))
         client = NotebookClient(
             notebook,
             timeout=None,
@@ -173,25 +215,23 @@ def run_chapter(
         path_variable = {"PYTHONPATH": os.pathsep.join(filter(None, places))}
         client.execute(env=os.environ | depends.ONE_THREAD | path_variable)
         found = sorted(Path(temporary).glob("**/*.json"))
-        if not found:
-            raise RuntimeError(f"{chapter} recorded nothing with {parameters}.")
-        before = {results / run["file"] for run in _recorded(chapter, parameters, results)}
-        written = []
-        for file in found:
-            run = json.loads(file.read_text())
-            wrong = {k: run[k] for k in ("dataset", "seed") if run[k] != parameters[k]}
-            if wrong:
-                raise RuntimeError(f"{chapter} was run with {parameters} but recorded {wrong}.")
-            run |= {"chapter": chapter, "parameters": parameters, "inputs": inputs}
-            run |= {"dataset_digest": data, "git_commit": _commit(root)}
-            written.append(write_run(results / file.relative_to(temporary), run))
-        for gone in before - set(written):  # models that the chapter no longer has
-            gone.unlink()
-    return written
+        runs = {file.relative_to(temporary): json.loads(file.read_text()) for file in found}
+    if not runs:
+        raise RuntimeError(f"{chapter} recorded nothing with {parameters}.")
+    for run in runs.values():
+        wrong = {k: run[k] for k in ("dataset", "seed") if run[k] != parameters[k]}
+        if wrong:
+            raise RuntimeError(f"{chapter} was run with {parameters} but recorded {wrong}.")
+    return runs
 
 
-def _commit(root: Path) -> str | None:
-    """The commit that is checked out, "-dirty" if what records depend on differs from it."""
+# What decides about a record, and about a trial.
+SOURCES = ("notebooks", "recsys_helpers", "book/depends.py", "requirements.txt", "results/run.py")
+CHOICES = ("results/trials",)
+
+
+def commit(root: Path, sources: tuple[str, ...] = (*SOURCES, *CHOICES)) -> str | None:
+    """The commit that is checked out, "-dirty" if `sources` differ from it; None without git."""
     if not shutil.which("git"):
         return None
 
@@ -199,9 +239,17 @@ def _commit(root: Path) -> str | None:
         command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 
-    sources = ("notebooks", "recsys_helpers", "requirements.txt", "results/run.py")
-    commit, changed = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", *sources)
-    return (commit + "-dirty" * bool(changed)) or None
+    name, changed = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", *sources)
+    return (name + "-dirty" * bool(changed)) or None
+
+
+def check_clean(dirty: bool, sources: tuple[str, ...] = (*SOURCES, *CHOICES)) -> None:
+    """End the program if `sources` differ from the commit, unless that is wanted."""
+    if not dirty and (commit(ROOT, sources) or "").endswith("-dirty"):
+        sys.exit(
+            f"Changes in {', '.join(sources)} are in no commit, so nobody could find out what was "
+            "run. Commit them, or use --dirty, which marks what is written."
+        )
 
 
 # The README's table
@@ -254,6 +302,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--list", action="store_true", help="say what is recorded; run nothing")
     parser.add_argument("--readme", action="store_true", help="rewrite the README's tables only")
+    parser.add_argument("--dirty", action="store_true", help="record what no commit has, too")
     parser.add_argument("--dataset", choices=SEEDS)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--chapter", choices=(*CHAPTERS, *EXPERIMENTS))
@@ -273,6 +322,7 @@ def main() -> int:
             print(known, flush=True)
             if arguments.list or known in ("recorded", "no chapter"):
                 continue
+            check_clean(arguments.dirty)
             files = run_chapter(chapter, parameters, results, data)
         except Exception as error:  # one run that fails must not cost the others
             print(f"failed: {error}", file=sys.stderr, flush=True)

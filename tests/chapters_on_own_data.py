@@ -23,7 +23,7 @@ CHAPTERS = [
 ]
 USERS, ITEMS = 300, 200
 # Enough to run every cell; what comes out need not be good.
-SHORT = {"epochs": 2, "memories": [3], "penalties": [500], "neighbours": [20]}
+SHORT = {"epochs": 2, "memories": [3], "neighbours": [20]}
 
 
 def events(seed=0, repeats=False):

@@ -144,6 +144,25 @@ def test_markov_by_hand():
     assert list(np.argsort(-scores[1])) == [0, 2, 1, 3]
 
 
+def test_smoothing_adds_steps_by_popularity():
+    table = interactions([[1, 2, 3], [1, 2], [4, 1, 3], [3, 4], [2, 1]])
+    scores = markov(table, 4, smoothing=24).scores(history_matrix(table, 4, tau=0))
+    # Items 1 to 4 occur 4, 3, 3 and 2 times of 12, so 24 steps are 8, 6, 6 and 4 of them.
+    counts = np.array([[0, 0, 0, 1], [1, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 2, 1, 0]])
+    np.testing.assert_allclose(scores, counts + [8, 6, 6, 4])
+    with pytest.raises(ValueError, match="smoothing must not be negative, received -1"):
+        markov(table, 4, smoothing=-1)
+
+
+def test_shrinkage_mistrusts_what_few_have_said():
+    # Items 1 and 2 have 3 users in common; 3 and 4 one user each, who has 1 and 2.
+    weights = item_knn(THREE, 4, shrinkage=2).weights
+    np.testing.assert_allclose(weights[0], [0, 3 / (3 + 2), *[1 / (3**0.5 + 2)] * 2])
+    np.testing.assert_allclose(weights[2], [1 / (3**0.5 + 2)] * 2 + [0, 0])
+    with pytest.raises(ValueError, match="shrinkage must not be negative, received -1"):
+        item_knn(THREE, 4, shrinkage=-1)
+
+
 def test_ease_is_the_ridge_regression_of_every_item_on_the_others():
     generator = np.random.default_rng(0)
     histories = [generator.permutation(12)[: generator.integers(2, 9)] + 1 for _ in range(30)]

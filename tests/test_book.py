@@ -189,6 +189,7 @@ def test_chapters_show_no_error_and_no_noise(opened, document):
     assert article.locator(".output.traceback").count() == 0
     assert article.locator(".output.stderr").all_inner_texts() == []
     text = article.inner_text()
+    assert "This page took" in text  # which the front page promises
     for noise in (str(ROOT), str(Path.home()), "site-packages", "WARNING:"):
         assert noise not in text
 
@@ -262,6 +263,47 @@ def test_no_table_is_cut(opened, document, width):
         )
         page.emulate_media(media="screen")
     assert cut == []
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("document", documents())
+def test_what_scrolls_sideways_on_a_phone_says_so(opened, document, mode):
+    page = opened(document).page
+    with at(page, 400):
+        page.evaluate(f"document.documentElement.dataset.theme = '{mode}'")
+        silent = page.evaluate(
+            """() => [...document.querySelectorAll('article *')]
+                 .filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1)
+                 .filter(e => /auto|scroll/.test(getComputedStyle(e).overflowX))
+                 .filter(e => getComputedStyle(e).backgroundImage === 'none')
+                 .map(e => [e.tagName, e.className, e.innerText.slice(0, 60)])"""
+        )
+        page.evaluate("document.documentElement.dataset.theme = 'light'")
+    assert silent == []
+
+
+@pytest.mark.parametrize("document", documents())
+def test_formulas_and_messages_fit_a_wide_page(opened, document):
+    cut = opened(document).page.evaluate(
+        """() => [...document.querySelectorAll(
+                 'article :is(mjx-container[display=true], .output.stream pre)')]
+             .filter(e => e.scrollWidth > e.clientWidth + 1)
+             .map(e => [e.tagName, e.parentElement.id, e.innerText.slice(0, 60)])"""
+    )
+    assert cut == []
+
+
+@pytest.mark.parametrize("document", CHAPTERS)
+def test_headings_have_one_number_and_bars_are_whole(opened, document):
+    page = opened(document).page
+    headings = page.locator("article :is(h1, h2, h3)").all_inner_texts()
+    assert [text for text in headings if re.match(r"[\d.]+\s+\d+\.", text)] == []
+    short = page.evaluate(
+        """() => [...document.querySelectorAll('article .admonition > .admonition-title')]
+             .map(e => e.parentElement.clientWidth - e.getBoundingClientRect().width)
+             .filter(gap => gap > 4)"""
+    )
+    assert short == []
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])

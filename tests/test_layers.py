@@ -286,7 +286,7 @@ def hand_history(**kwargs):
 
 def test_recency_weights_depend_on_steps_back_only():
     layer = hand_history(last=1)
-    layer.recency_logits.assign(np.log([1.0, 1.0, 1.0, 3.0]))  # oldest first
+    layer.recency_logits.assign(np.log([[1.0, 1.0, 1.0, 3.0]]))  # oldest first
     out = numpy(layer(tensor([[0, 0, 3, 4], [0, 0, 0, 4], [0, 0, 0, 0]]), positions=1))
     # mean, recency-weighted mean (1/4 and 3/4), last item
     expected = [[0.5, 0.5, 0.25, 0.75, 0, 1], [0, 1, 0, 1, 0, 1], [0] * 6]
@@ -295,11 +295,11 @@ def test_recency_weights_depend_on_steps_back_only():
 
 def test_what_a_history_says_is_a_choice():
     history = tensor([[3, 3, 5, 5, 4]])  # the window of the first moment is 3, 3, 5, 5
-    for recency, last, width in ((False, 0, 1), (True, 0, 2), (False, 2, 3), (True, 3, 5)):
+    for recency, last, width in ((False, 0, 1), (True, 0, 2), (0, 2, 3), (1, 3, 5), (3, 1, 5)):
         layer = hand_history(recency=recency, last=last)
         out = numpy(layer(history, positions=2))
         assert out.shape == (1, 2, 2 * width)
-        assert len(layer.trainable_variables) == 1 + recency
+        assert len(layer.trainable_variables) == 1 + bool(recency)
         np.testing.assert_allclose(out[0, :, :2], [[1, 0.5], [0.75, 0.75]], rtol=1e-6)
         if last:
             recent = np.array([[1, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1]])[:, : 2 * last]
@@ -308,8 +308,10 @@ def test_what_a_history_says_is_a_choice():
 
 def test_recency_starts_as_one_over_the_steps_back():
     logits = numpy(HistoryFeatures(EmbeddingTable(3, 2)).recency_logits)
-    assert logits.shape == (50,)
-    np.testing.assert_allclose(np.exp(logits), 1 / np.arange(50, 0, -1), rtol=1e-6)
+    steps = np.arange(50, 0, -1)
+    np.testing.assert_allclose(np.exp(logits), [1 / steps], rtol=1e-6)
+    several = numpy(HistoryFeatures(EmbeddingTable(3, 2), recency=3).recency_logits)
+    np.testing.assert_allclose(np.exp(several), [steps**-0.5, 1 / steps, steps**-1.5], rtol=1e-5)
     layer = HistoryFeatures(EmbeddingTable(3, 2))
     assert layer(tensor([[1, 2]]), positions=1).shape == (1, 1, 10)
 

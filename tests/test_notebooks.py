@@ -277,7 +277,7 @@ SOLUTION = re.compile(r"^(`{3,})\{admonition\} Solution\n(.*?)^\1$", re.MULTILIN
 # Chapters whose cells take seconds, with fewer things to choose from.
 QUICK = {
     "01_from_matching_to_search": {"dims": [8, 16], "neighbours": [10]},
-    "02_data_and_rules": {"neighbours": [20], "penalties": [500], "memories": [5, 10]},
+    "02_data_and_rules": {},
 }
 
 

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -12,7 +13,7 @@ import pytest
 
 from recsys_helpers import plots
 from recsys_helpers.metrics import recall
-from recsys_helpers.pages import code_of, live, sentences, show_table
+from recsys_helpers.pages import code_of, live, sentences, show_table, significant
 from recsys_helpers.splits import Split
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,9 +60,19 @@ def test_a_value_and_its_interval_stand_apart_no_finer_than_the_interval():
         "model", "HR", "", "NDCG", "", "users", "share"]  # fmt: skip
     assert rows[1] == [
         "EASE", "0.123", "[0.100, 0.150]", "0.0500", "± 0.0031", "1,234,567", "50%"]  # fmt: skip
-    assert rows[2] == ["FM", "0.200", "[0.150, 0.250]", "0.0400", "± 0.0020", "8", ""]
+    assert rows[2] == ["FM", "0.200", "[0.150, 0.250]", "0.0400", "± 0.0020", "8", "–"]
     assert "<caption>A caption.</caption>" in html and 'class="book-table"' in html
     assert html == show_table(frame, "A caption.", formats={"share": "{:.0%}"}).to_html()
+
+
+def test_numbers_of_all_sizes_have_as_many_digits():
+    values = [0.08404, 2.3371, 51_200.82, 97.7, 9_765.6, -0.0, 1_000_000]
+    shown = ["0.0840", "2.34", "51,200", "97.7", "9,770", "0", "1,000,000"]
+    assert list(map(significant(), values)) == shown
+    rows, _ = rows_of(
+        show_table(pd.DataFrame({"s": [1555.1, float("nan")]}), formats=significant())
+    )
+    assert rows[1:] == [["1,560"], ["–"]]
 
 
 def test_intervals_that_a_figure_shows_still_decide_digits_and_what_is_bold():
@@ -131,6 +142,28 @@ def test_colours_are_the_pages_and_become_variables_once():
         assert variable in style[dark:], name
     once = plots.for_the_page(f'<!-- x --><svg fill="{plots.COLOURS["item"]}"/>')
     assert once == '<svg fill="var(--item, #b4540a)"/>' == plots.for_the_page(once)
+
+
+def test_what_is_read_as_one_thing_stays_on_one_line():
+    sys.path.insert(0, str(ROOT / "book" / "_ext"))
+    from intervals import keep_together
+
+    def kept(body):
+        keep_together(None, None, None, context := {"body": body}, None)
+        return context["body"]
+
+    formula = r'<span class="math notranslate nohighlight">\(S\)</span>'
+    assert kept("<p>by -0.02 [-0.03, +0.01].</p>") == "<p>by -0.02 [-0.03,&nbsp;+0.01].</p>"
+    assert kept("<td>0.5 ± 0.1</td>") == "<td>0.5&nbsp;±&nbsp;0.1</td>"
+    assert (
+        kept("<a>chapter 5</a>, <a>Fig. 2.2</a>") == "<a>chapter&nbsp;5</a>, <a>Fig.&nbsp;2.2</a>"
+    )
+    assert kept("<a>第 5 章</a>") == "<a>第&nbsp;5&nbsp;章</a>"
+    assert kept(f"{formula}. What") == f'<span class="unbroken">{formula}.</span> What'
+    assert kept(f"the {formula}-th") == f'the <span class="unbroken">{formula}-th</span>'
+    assert kept(f"{formula} is") == f"{formula} is"
+    for verbatim in ("<pre>[1, 2]</pre>", '<script type="a">[1, 2]</script>'):
+        assert kept(f"{verbatim}<p>[1, 2]</p>") == f"{verbatim}<p>[1,&nbsp;2]</p>"
 
 
 def luminance(colour):

@@ -1,25 +1,23 @@
 """Recording runs, deciding what is out of date, and the tables made of the records."""
 
-import importlib.util
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
-import nbformat
 import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
 
-from recsys_helpers import pages, results
+from recsys_helpers import machine, pages, results
 from recsys_helpers.bootstrap import interval, means_of_draws
 from recsys_helpers.datasets import load_dataset
-from recsys_helpers.metrics import metrics_from_ranks, recommendation_metrics
+from recsys_helpers.metrics import recommendation_metrics
 from recsys_helpers.plots import colour_of
 from recsys_helpers.splits import leave_last_out
 
 ROOT = Path(__file__).resolve().parent.parent
-spec = importlib.util.spec_from_file_location("results_run", ROOT / "results" / "run.py")
-run = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(run)
+sys.path.insert(0, str(ROOT / "results"))
+import run  # noqa: E402
 
 USERS = 4
 
@@ -66,7 +64,38 @@ def test_round_trip(tmp_path, split):
     assert loaded["split_dataset_fingerprint"] == split.dataset.fingerprint
     assert loaded["wall_clock_seconds"] == 2.0 and loaded["peak_memory_mib"] > 10
     assert "cores" in loaded["machine"] and loaded["numerics"]["instructions"]
+    assert loaded["metrics"].keys() >= {"hit_rate@100", "hit_rate@200", "hit_rate@500"}
     assert loaded["versions"]["numpy"] == np.__version__
+
+
+CPUINFO = """\
+processor\t: 0
+cpu family\t: 6
+model\t\t: 85
+model name\t: Some CPU: 8 cores
+flags\t\t: fpu avx avx2
+
+processor\t: 1
+model name\t: Another
+"""
+
+
+def test_the_machine_and_its_numerics_are_named(tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(CPUINFO)
+    monkeypatch.setattr(machine, "Path", lambda _: tmp_path / "cpuinfo")
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    about = machine.describe_machine()
+    assert "Some CPU: 8 cores (family 6, model 85)" in about["machine"]
+    assert about["numerics"]["vectors"] == "AVX2"
+    assert about["numerics"]["oneDNN"] == "TensorFlow not in use"
+    (tmp_path / "cpuinfo").write_text(CPUINFO.replace("avx2", "avx2 avx512f"))
+    assert machine.describe_machine()["numerics"]["vectors"] == "AVX-512"
+    (tmp_path / "cpuinfo").unlink()
+    assert machine.describe_machine()["numerics"]["vectors"] == "unknown"
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    port = SimpleNamespace(IsMklEnabled=lambda: False)
+    monkeypatch.setitem(sys.modules, "tensorflow.python.util._pywrap_util_port", port)
+    assert machine.describe_machine()["numerics"]["oneDNN"] == "off"
 
 
 def test_an_empty_folder_records_nothing(tmp_path, split, monkeypatch):
@@ -292,109 +321,7 @@ def test_what_a_user_watched_and_is_recommended(tmp_path, split):
         pages.watched_and_recommended(titled, 0, [3])
 
 
-# Running
-
-
-def chapter(*cells, parameters):
-    notebook = new_notebook(cells=[new_code_cell(parameters, metadata={"tags": ["parameters"]})])
-    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "x"}
-    notebook.cells += [new_code_cell(cell) if isinstance(cell, str) else cell for cell in cells]
-    return notebook
-
-
-def tagged_record(source):
-    return new_code_cell(source, metadata={"tags": ["record"]})
-
-
-@pytest.fixture
-def checkout(tmp_path, split, monkeypatch):
-    """A checkout with this package and one chapter, and a data folder with the tiny dataset."""
-    monkeypatch.setenv("RECSYS_DATA", str(tmp_path / "data"))
-    root = tmp_path / "checkout"
-    (root / "notebooks").mkdir(parents=True)
-    (root / "recsys_helpers").symlink_to(ROOT / "recsys_helpers")
-    (root / "requirements.txt").write_text("numpy==1\n")
-    return root
-
-
-BODY = """\
-import numpy as np
-from recsys_helpers.datasets import load_dataset
-from types import SimpleNamespace
-from recsys_helpers.results import record_run
-split = SimpleNamespace(dataset=load_dataset(dataset), name="none")
-ranks = np.full(split.dataset.num_users, seed + offset)"""
-RECORD = """\
-for model in models:
-    record_run(record_to, model=model, split=split, seed=seed, ranks=ranks)"""
-DEFAULTS = 'dataset = "nowhere"\nseed = 1\noffset = 1\nmodels = ["fm", "dssm"]\nrecord_to = ""'
-PARAMETERS = {"dataset": "tiny", "seed": 5}
-
-
-def write_chapter(root, *cells, parameters=DEFAULTS):
-    nbformat.write(chapter(*cells, parameters=parameters), root / "notebooks" / "01_x.ipynb")
-
-
-# Records by hand, without the seconds that importing pandas takes.
-QUICK = """\
-import json, pathlib
-folder = pathlib.Path(record_to, dataset, "ladder")
-folder.mkdir(parents=True)
-run = {"dataset": dataset, "model": "fm", "seed": seed, "ranks": None}
-(folder / f"fm-seed{seed}.json").write_text(json.dumps(run))"""
-
-
-def test_a_chapter_runs_up_to_its_record_cell(checkout, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "plan", lambda: [("01_x", PARAMETERS)])
-    kept, data = tmp_path / "kept", run.depends.dataset_digest.__wrapped__("tiny")
-
-    def state(data=None):
-        return run.state("01_x", PARAMETERS, kept, data, checkout)
-
-    assert state() == "no chapter"
-    write_chapter(checkout, BODY, tagged_record(RECORD), "raise RuntimeError('an experiment')")
-    assert state() == "missing"
-    files = run.run_chapter("01_x", PARAMETERS, kept, data, checkout)
-    assert files == [kept / "tiny" / "dssm-seed5.json", kept / "tiny" / "fm-seed5.json"]
-    loaded = results.load_runs(kept)
-    assert [r["model"] for r in loaded] == ["fm", "dssm"]
-    assert all(r["ranks"].tolist() == [6] * USERS for r in loaded)  # seed 5 reached the chapter
-    assert all(r["chapter"] == "01_x" and r["parameters"] == PARAMETERS for r in loaded)
-    assert all(r["dataset_digest"] == data for r in loaded)
-    assert state() == state(data) == "recorded" and run.stale(kept, checkout) == []
-    assert state("of other data") == "out of date"
-
-    write_chapter(checkout, "# Words.\n" + BODY, tagged_record(RECORD), "other()")
-    assert state() == "recorded" and run.stale(kept, checkout) == []
-    write_chapter(checkout, BODY + " + 1", tagged_record(RECORD))
-    assert state() == "out of date"
-    assert run.stale(kept, checkout) == ["tiny/dssm-seed5.json", "tiny/fm-seed5.json"]
-    # A model that the chapter gave up does not linger; another seed's runs are left alone.
-    other_seed = kept / "tiny" / "dssm-seed6.json"
-    other_seed.write_text(files[0].read_text().replace('"seed": 5', '"seed": 6'))
-    write_chapter(checkout, BODY, tagged_record(RECORD.replace("models", "models[:1]")))
-    run.run_chapter("01_x", PARAMETERS, kept, data, checkout)
-    assert sorted(p.name for p in (kept / "tiny").iterdir()) == ["dssm-seed6.json", "fm-seed5.json"]
-    assert run.stale(kept, checkout) == ["tiny/dssm-seed6.json"]  # nobody plans seed 6
-
-
-def test_a_chapter_may_record_an_experiment(checkout, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "EXPERIMENTS", {"01_x": "ladder"})
-    kept = tmp_path / "kept"
-    write_chapter(checkout, tagged_record(QUICK))
-    files = run.run_chapter("01_x", PARAMETERS, kept, "data", checkout)
-    assert files == [kept / "tiny" / "ladder" / "fm-seed5.json"]
-    assert run.state("01_x", PARAMETERS, kept, "data", checkout) == "recorded"
-    assert results.load_runs(kept) == []
-
-
-def test_a_failing_chapter_keeps_nothing(checkout, tmp_path):
-    from nbclient.exceptions import CellExecutionError
-
-    write_chapter(checkout, tagged_record(QUICK + "\n1 / 0"))
-    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
-        run.run_chapter("01_x", PARAMETERS, tmp_path / "kept", "data", checkout)
-    assert not (tmp_path / "kept").exists()
+# Writing
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -431,57 +358,6 @@ def test_a_recorded_row_wise_step_does_not_pay_for_the_catalogue():
     largest = steps[steps["items"] == 5_000_000].set_index("layer")["times_smallest"]
     assert len(largest["row-wise"]) == 3 and largest["row-wise"].max() <= 1.15
     assert largest["stock"].min() > 10
-
-
-RUNS = [
-    recorded
-    for experiment in ("", *run.EXPERIMENTS.values())
-    for recorded in results.load_runs(ROOT / "results", experiment=experiment)
-]
-
-
-def test_the_stale_records_are_known():
-    listed = json.loads((ROOT / "results" / "stale.json").read_text())
-    assert listed == run.stale(ROOT / "results"), "run `python results/run.py --list`"
-
-
-def test_what_is_planned_is_recorded_and_nothing_else():
-    planned = {(c, p["dataset"], p["seed"]): p for c, p in run.plan()}
-    assert {(r["chapter"], r["dataset"], r["seed"]) for r in RUNS} == set(planned)
-    for recorded in RUNS:
-        if not recorded["stale"]:
-            key = recorded["chapter"], recorded["dataset"], recorded["seed"]
-            assert recorded["parameters"] == planned[key]
-
-
-def test_recorded_metrics_are_those_of_the_recorded_ranks():
-    for recorded in RUNS:
-        again = metrics_from_ranks(recorded["ranks"])
-        known = {name: again[name] for name in recorded["metrics"]}
-        assert recorded["metrics"] == pytest.approx(known)
-
-
-def test_annoy_loses_less_than_a_reader_would_notice():
-    """Half of what the choice of the users alone accounts for."""
-    for recorded in RUNS:
-        if recorded["recommended"]:
-            exact, shown = (recorded[k]["hit_rate@10"] for k in ("metrics", "recommended"))
-            noise = exact - recorded["intervals"]["hit_rate@10"][0]
-            assert shown >= exact - noise / 2, recorded["file"]
-
-
-@pytest.mark.parametrize("dataset", run.SEEDS)
-def test_recorded_results_are_of_the_data_on_this_machine(dataset):
-    current = [r for r in RUNS if r["dataset"] == dataset and not r["stale"]]
-    if not current:
-        pytest.skip(f"all records on {dataset} are stale")
-    try:
-        here = run.depends.dataset_digest(dataset)
-    except (ValueError, OSError) as error:
-        if isinstance(error, ValueError) and "Unknown dataset" not in str(error):
-            raise  # it is here, and something is wrong with it
-        pytest.skip(f"{dataset} is not on this machine: {error}")
-    assert {r["dataset_digest"] for r in current} == {here}
 
 
 def test_readme_shows_what_is_recorded():

@@ -103,7 +103,7 @@ def folder(version, tmp_path):
     [
         (YouTubeDNNUserTower, {"example_age_scale": 3.0}),
         (YouTubeDNNUserTower, {"recency": False, "last": 0, "normalize": False}),
-        (YouTubeDNNUserTower, {"hidden": (16, 12), "fields": []}),
+        (YouTubeDNNUserTower, {"hidden": (16, 12), "fields": [], "recency": 3}),
         (DSSMUserTower, {}),
         (DSSMUserTower, {"hidden": (), "last": 6}),
     ],

@@ -205,10 +205,11 @@ def user_features_of(tower, inputs, row, t, positions):
     ids = [i for i in window if i][::-1]  # the most recent first
     if tower.use_history:
         v = [numpy(table.embeddings) for table in tower.items]
-        total = sum(1 / s for s in range(1, len(ids) + 1))
-        found += [(1 / len(ids), v[0][i]) for i in ids]
-        found += [(1 / s / total, v[1][i]) for s, i in enumerate(ids, start=1)]
-        found += [(1.0, v[2 + s][i]) for s, i in enumerate(ids[: tower.last])]
+        for decay, factors in zip(tower.decays, v, strict=False):
+            total = sum(s**-decay for s in range(1, len(ids) + 1))
+            found += [(s**-decay / total, factors[i]) for s, i in enumerate(ids, start=1)]
+        apart = v[len(tower.decays) :]
+        found += [(1.0, v_s[i]) for v_s, i in zip(apart, ids[: tower.last], strict=False)]
     return found
 
 
@@ -222,13 +223,16 @@ def item_features_of(tower, item):
     return found
 
 
-@pytest.mark.parametrize("name, last", [("fm", 3), ("fm", 0), ("fm_profile", 3)])
-def test_fm_towers_equal_the_fm_equation_up_to_a_constant_of_the_user(name, last):
+@pytest.mark.parametrize(
+    "name, last, decays",
+    [("fm", 3, (0, 1)), ("fm", 0, (0, 1)), ("fm", 2, (0, 0.5, 2)), ("fm_profile", 3, (0, 1))],
+)
+def test_fm_towers_equal_the_fm_equation_up_to_a_constant_of_the_user(name, last, decays):
     """Score = full FM minus (w0 + the user's linear terms + interactions within the user)."""
     inputs, positions = user_inputs(rows=5, positions=2), 2
-    user_tower = built(make_user_tower(name, last=last), inputs, 1)
+    user_tower = built(make_user_tower(name, last=last, decays=decays), inputs, 1)
     item_tower = built(make_item_tower("fm"), seed=2)
-    assert len(user_tower.items) == (2 + last if name == "fm" else 0)
+    assert len(user_tower.items) == (len(decays) + last if name == "fm" else 0)
     users, items = call(user_tower, inputs), item_vectors(item_tower)
     assert users.shape == (5, positions, 1 + DIM) and items.shape == (NUM_ITEMS + 1, 1 + DIM)
     rng = np.random.default_rng(3)
@@ -290,7 +294,7 @@ def history_by_numpy(layer, window):
     values = numpy(layer.items.embeddings)[window] * (window > 0)[..., None]
     kinds = [np.ones(window.shape[1])]
     if layer.recency:
-        kinds.append(np.exp(numpy(layer.recency_logits)))
+        kinds.extend(np.exp(numpy(layer.recency_logits)))
     means = [
         np.einsum("l,bld->bd", x, values) / np.maximum(((window > 0) @ x), 1e-12)[:, None]
         for x in kinds
@@ -369,7 +373,7 @@ def vectors_by_numpy(tower, inputs, drop=1):
         ("dssm", {}),
         ("dssm", {"recency": False, "last": 0, "normalize": False, "hidden": ()}),
         ("youtubednn", {}),
-        ("youtubednn", {"normalize": False, "example_age_scale": None, "last": 1}),
+        ("youtubednn", {"normalize": False, "example_age_scale": None, "last": 1, "recency": 3}),
         ("self_attentive", {"reach": 4, "normalize": False}),
         ("self_attentive", {"blocks": 2, "heads": 4, "example_age_scale": 50.0}),
     ],
@@ -440,6 +444,7 @@ def test_the_sizes_of_tables():
 def test_what_a_tower_is_unless_it_is_told():
     fm, deep = towers.FMUserTower(SIZES, DIM), towers.SelfAttentiveUserTower(SIZES, DIM)
     assert (fm.use_history, fm.last, fm.drop.rate, fm.table) == (True, 3, 0.0, EmbeddingTable)
+    assert fm.decays == (0, 1)
     assert (deep.recency, deep.last, deep.normalize, deep.table) == (True, 3, True, EmbeddingTable)
     assert (deep.drop.rate, deep.blocks, deep.heads, deep.reach) == (0.2, 1, 2, 100)
     assert deep.example_age_scale is None and towers.ItemEmbeddingTower(4, 2).normalize
@@ -682,7 +687,9 @@ def test_a_tower_is_made_again_from_its_configuration(name, rows):
         from recsys_helpers.rowwise import RowEmbedding as table  # noqa: N813
     odd = {"fields": ["gender", "brands"], "dropout": 0.4, "last": 2, "table": table}
     if name != "fm" and name != "fm_profile":
-        odd |= {"hidden": (7, 6), "recency": False, "normalize": False}
+        odd |= {"hidden": (7, 6), "recency": 2, "normalize": False}
+    else:
+        odd |= {"decays": (0, 0.5, 3)}
     if name == "self_attentive":
         odd |= {"blocks": 2, "heads": 4, "reach": 6}
     inputs = user_inputs()

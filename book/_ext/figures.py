@@ -33,7 +33,7 @@ def inline(svg: str, alt: str, style: str = "") -> str:
     bare = re.sub(r'\s(?:width|height|role|aria-label)="[^"]*"', "", opening)
     label = f'role="img" aria-label="{escape(unescape(alt))}"' if alt else 'aria-hidden="true"'
     # On a phone a wide figure scrolls rather than become illegible.
-    style = style or f"max-width: {pixels:.0f}px; min-width: {0.7 * pixels:.0f}px"
+    style = style or f"max-width: {pixels:.0f}px; min-width: {0.65 * pixels:.0f}px"
     return bare[:-1] + f' {label} class="figure-svg" style="{escape(style)}">' + svg[len(opening) :]
 
 

@@ -41,7 +41,7 @@
     }
 
     const control = slider("Temperature \u03c4", {
-      min: -2, max: 0.3, step: 0.01, value: 0,
+      min: -2, max: 0.3, step: 0.01, value: -0.8,
       show: (exponent) => `\u03c4 = ${(10 ** exponent).toPrecision(2)}`,
     }, show);
     stage.append(control.row, drawing, facts);

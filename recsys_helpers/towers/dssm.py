@@ -32,7 +32,7 @@ class DSSMUserTower(Tower):
         hidden: sizes of the hidden layers.
         dropout: share of the network's input that is dropped in training.
         fields: of the profile; None: all in `sizes`.
-        recency, last: see `HistoryFeatures`; False and 0 give a plain average.
+        recency, last: see `HistoryFeatures`; 0 and 0 give a plain average.
         normalize: give the vectors length one.
         table: class of the embedding tables.
         item_table: the history's table, if another tower reads the same one.

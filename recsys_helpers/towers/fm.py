@@ -38,15 +38,16 @@ class FMUserTower(Tower):
 
     The user's side of the feature vector x is the profile (one indicator a field; a field of
     several values shares out 1 between them), and, if `use_history`, the history as a bag of items
-    twice, once with x = 1/(number of items) and once with x proportional to 1/s for the item s
-    steps back, and one indicator field for each of the `last` most recent items. Every field has a
-    table of its own, so this is still a factorization machine (Rendle 2010, equation 1).
+    for each a of `decays`, with x proportional to 1/s^a for the item s steps back and a sum of 1,
+    and one indicator field for each of the `last` most recent items. Every field has a table of its
+    own, so this is still a factorization machine (Rendle 2010, equation 1).
 
     Args:
         sizes: `samples.sizes`: number of codes of every input, and the history's length.
         dim: number of factors k.
         fields: of the profile; None: all in `sizes`.
         use_history: False gives the classical model, profile fields only.
+        decays: how fast each bag forgets; 0 is the plain mean.
         last: how many of the most recent items have a field of their own.
         dropout: share of the numbers in each field's part of the sum that is dropped in training.
         table: class of the tables of factors.
@@ -58,6 +59,7 @@ class FMUserTower(Tower):
         dim,
         fields=None,
         use_history=True,
+        decays=(0, 1),
         last=3,
         dropout=0.0,
         table=EmbeddingTable,
@@ -66,11 +68,11 @@ class FMUserTower(Tower):
         super().__init__(**kwargs)
         self.fields = list(profile_fields(sizes) if fields is None else fields)
         self.sizes = checked_sizes(sizes, *self.fields, "history", "history_length")
-        self.dim, self.use_history, self.last = dim, use_history, last
+        self.dim, self.use_history, self.decays, self.last = dim, use_history, tuple(decays), last
         self.dropout, self.table = dropout, table
         length = sizes["history_length"]
         # x of each place in a window, before padding is left out, for each field of the history.
-        bags = [np.ones(length), 1 / np.arange(length, 0, -1)]
+        bags = [np.arange(length, 0, -1.0) ** -decay for decay in decays]
         self.x = np.array([*bags, *most_recent(last, length)] if use_history else [], "float32")
         self.profile = {name: table(sizes[name], dim, name=name) for name in self.fields}
         self.items = [table(sizes["history"], dim, name=f"items_{i}") for i in range(len(self.x))]

@@ -1,0 +1,125 @@
+"""What was tried before anything was recorded: trials on the validation target, and their best.
+
+One JSON file a trial, `<folder>/trials/<dataset>/<chapter>-<digest>.json`, written by
+`results/tune.py`: a chapter with other parameters. A trial knows nothing of the test target.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from recsys_helpers.results import MODELS, results_folder, stale_files
+from recsys_helpers.splits import Split
+
+CHOSEN_BY = "ndcg@10"  # on the validation target, the highest
+
+
+def load_trials(
+    folder: str | os.PathLike | None = None,
+    dataset: str | None = None,
+    chapter: str | None = None,
+) -> list[dict]:
+    """Read the trials, in the order of their files.
+
+    Args:
+        folder: where results are kept; by default `results/` of the checkout this package is in.
+        dataset: only the trials on this dataset.
+        chapter: only the trials of this chapter.
+
+    Returns:
+        One dict a trial: `chapter`, `dataset`, all the `parameters` of the chapter, and by `models`
+        the `settings` that were searched for it (none: it follows the others), its
+        `validation_metrics` and `seconds` of training; `stale`, whether an earlier version of the
+        code made it. An empty list where nothing was tried.
+    """
+    folder = results_folder(folder)
+    stale, trials = stale_files(folder), []
+    for file in sorted((folder / "trials").glob("*/*.json")):
+        trial = json.loads(file.read_text())
+        name = file.relative_to(folder).as_posix()
+        trial |= {"file": name, "stale": name in stale}
+        if dataset in (None, trial["dataset"]) and chapter in (None, trial["chapter"]):
+            trials.append(trial)
+    return trials
+
+
+def best_trial(trials: list[dict], model: str) -> dict:
+    """The trial with the highest validation NDCG@10 of a model.
+
+    Of several that are equally good, the one whose settings come first as sorted JSON text.
+
+    Raises:
+        ValueError: if the model is in none of the trials.
+    """
+
+    def order(trial):
+        tried = trial["models"][model]
+        settings = json.dumps(tried["settings"], sort_keys=True)
+        return -tried["validation_metrics"][CHOSEN_BY], settings, trial["file"]
+
+    return min((trial for trial in trials if model in trial["models"]), key=order)
+
+
+def chosen_parameters(
+    chapter: str, dataset: str, folder: str | os.PathLike | None = None
+) -> dict[str, object]:
+    """What the trials of a chapter say it should be run with on a dataset, but for the seed.
+
+    Args:
+        chapter: name of the notebook.
+        dataset: name of the dataset.
+        folder: see `load_trials`.
+
+    Returns:
+        All parameters of the best trial; where a chapter has several models with settings of their
+        own, each has those of its own best trial. {} where nothing was tried.
+    """
+    trials, chosen = load_trials(folder, dataset, chapter), {}
+    searched = {name: None for t in trials for name, of in t["models"].items() if of["settings"]}
+    for model in searched:
+        best = best_trial(trials, model)
+        chosen = best["parameters"] | chosen | best["models"][model]["settings"]
+    return {name: value for name, value in chosen.items() if name not in ("dataset", "seed")}
+
+
+def trials_table(dataset: str, folder: str | os.PathLike | None = None) -> pd.DataFrame:
+    """Every trial on a dataset as numbers, for the page that shows them.
+
+    Returns:
+        Columns model, value (validation NDCG@10), seconds, chosen, stale; one row a trial and
+        model, for the models that have settings of their own, in the order of `results.MODELS`.
+    """
+    trials, rows = load_trials(folder, dataset), []
+    for model in MODELS:
+        own = [t for t in trials if t["models"].get(model, {}).get("settings")]
+        best = best_trial(own, model)["file"] if own else None
+        for trial in own:
+            tried = trial["models"][model]
+            value = tried["validation_metrics"][CHOSEN_BY]
+            flags = trial["file"] == best, trial["stale"]
+            rows.append((model, value, tried["seconds"], *flags))
+    return pd.DataFrame(rows, columns=["model", "value", "seconds", "chosen", "stale"])
+
+
+def without_test_targets(split: Split) -> Split:
+    """A split whose test targets are stand-ins: whatever is ranked, it isn't they.
+
+    Each user's is the first item that is neither known of the user nor the target.
+    """
+    taken = np.zeros((split.dataset.num_users, split.dataset.num_items + 1), bool)
+    taken[:, 0] = True
+    for rows in (split.known("test"), split.test):
+        taken[rows["user_id"] - 1, rows["item_id"]] = True
+    stand_in = taken.argmin(axis=1).astype(split.test["item_id"].dtype)
+    return replace(split, test=split.test.assign(item_id=stand_in))
+
+
+def blind(split_by: Callable[..., Split]) -> Callable[..., Split]:
+    """The same way to split, `without_test_targets`."""
+    return lambda *arguments, **named: without_test_targets(split_by(*arguments, **named))
