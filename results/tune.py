@@ -29,6 +29,7 @@ from run import ROOT, depends
 from recsys_helpers.results import write_run
 
 BUDGET = 8  # trials for each model on each dataset, baselines included
+LARGE_BUDGET = 4  # for a tower on MovieLens-1M, where a trial takes a quarter of an hour
 SEED = 1
 
 
@@ -37,9 +38,15 @@ def around(start: dict, *changes: dict) -> list[dict]:
     return [start, *(start | change for change in changes)]
 
 
-FM = {"dim": 64, "epochs": 12, "learning_rate": 5e-3, "dropout": 0.3}
-DSSM = {"dim": 64, "epochs": 7, "learning_rate": 1e-3, "temperature": 0.15}
-DEEP = {"dim": 64, "epochs": 12, "learning_rate": 1e-3, "temperature": 0.15, "dropout": 0.5}
+FORGETTING = {"decays": [0, 0.5, 1, 2], "last": 5}  # more ways than a chapter's own
+FM = {
+    "dim": 64, "epochs": 7, "learning_rate": 8e-3, "dropout": 0.5, "decays": [0, 1], "last": 3
+}  # fmt: skip
+DSSM = {"dim": 64, "epochs": 7, "learning_rate": 1e-3, "temperature": 0.15, "dropout": 0.2}
+DEEP = {
+    "dim": 64, "epochs": 7, "learning_rate": 2e-3, "temperature": 0.15, "dropout": 0.5,
+    "recency": 1, "last": 3,
+}  # fmt: skip
 SMALL = {
     "item_knn": [
         {"knn_neighbours": k, "knn_shrinkage": s}
@@ -54,24 +61,28 @@ SMALL = {
         ]
     ],
     "fm": around(
-        FM, {"dropout": 0.1}, {"dropout": 0.5}, {"epochs": 8}, {"epochs": 16},
-        {"learning_rate": 3e-3}, {"learning_rate": 8e-3}, {"epochs": 16, "dropout": 0.5},
+        FM, {"dropout": 0.3}, {"dropout": 0.6}, {"epochs": 10}, {"learning_rate": 5e-3},
+        {"learning_rate": 5e-3, "epochs": 10}, FORGETTING, FORGETTING | {"dropout": 0.6},
     ),
     "dssm": around(
-        DSSM, {"temperature": 0.1}, {"temperature": 0.2}, {"epochs": 12}, {"learning_rate": 2e-3},
-        {"learning_rate": 5e-4, "epochs": 12}, {"temperature": 0.1, "epochs": 12},
+        DSSM, {"temperature": 0.1}, {"temperature": 0.2}, {"dropout": 0.5}, {"epochs": 10},
+        {"learning_rate": 2e-3}, {"temperature": 0.1, "dropout": 0.5},
         {"temperature": 0.1, "learning_rate": 2e-3},
     ),
     "youtubednn": around(
         DEEP, {"dropout": 0.3}, {"dropout": 0.6}, {"temperature": 0.1}, {"temperature": 0.2},
-        {"epochs": 8}, {"epochs": 16}, {"learning_rate": 2e-3},
+        {"epochs": 10}, {"learning_rate": 1e-3, "epochs": 10}, {"recency": 4, "last": 5},
     ),
     "self_attentive": around(
         DEEP, {"dropout": 0.3}, {"dropout": 0.6}, {"temperature": 0.1}, {"temperature": 0.2},
-        {"epochs": 8}, {"epochs": 16}, {"learning_rate": 2e-3},
+        {"epochs": 10}, {"learning_rate": 1e-3, "epochs": 10}, {"recency": 4, "last": 5},
     ),
 }  # fmt: skip
-LARGE = DEEP | {"temperature": 0.07, "dropout": 0.3, "num_sampled": 1024}
+WIDE = {"dim": 256, "hidden": 512}
+LARGE = DEEP | WIDE | {
+    "temperature": 0.07, "dropout": 0.4, "learning_rate": 1e-3, "recency": 4, "last": 5,
+    "epochs": 8,
+}  # fmt: skip
 # What is tried: by dataset and model, the settings. Where a chapter has several models, the first
 # setting of each makes one trial, and so on; models that aren't named follow the others.
 SEARCH: dict[str, dict[str, list[dict]]] = {
@@ -80,23 +91,15 @@ SEARCH: dict[str, dict[str, list[dict]]] = {
     "ml-1m-order": SMALL
     | {
         "fm": around(
-            FM | {"epochs": 6}, {"epochs": 4}, {"epochs": 8}, {"epochs": 12}, {"dropout": 0.1},
-            {"dropout": 0.2}, {"learning_rate": 3e-3}, {"learning_rate": 8e-3},
+            FM | FORGETTING | {"dim": 256, "learning_rate": 5e-3, "epochs": 5, "shrink": 0.4},
+            {"dropout": 0.6}, {"dropout": 0.6, "shrink": 0.8}, {"dropout": 0.6, "epochs": 8},
         ),
         "dssm": around(
-            DSSM | {"temperature": 0.07, "epochs": 12}, {"temperature": 0.05},
-            {"temperature": 0.1}, {"learning_rate": 2e-3}, {"learning_rate": 5e-4},
-            {"epochs": 16}, {"epochs": 16, "learning_rate": 5e-4},
-            {"epochs": 16, "temperature": 0.05},
+            DSSM | WIDE | {"temperature": 0.07, "dropout": 0.4, "epochs": 12},
+            {"temperature": 0.05}, {"learning_rate": 5e-4}, {"dropout": 0.5},
         ),
-        "youtubednn": around(
-            LARGE, {"dropout": 0.2}, {"dropout": 0.4}, {"temperature": 0.05}, {"temperature": 0.1},
-            {"epochs": 16}, {"learning_rate": 2e-3}, {"num_sampled": 0},
-        ),
-        "self_attentive": around(
-            LARGE, {"dropout": 0.2}, {"dropout": 0.4}, {"temperature": 0.05}, {"temperature": 0.1},
-            {"epochs": 16}, {"learning_rate": 2e-3}, {"num_sampled": 0},
-        ),
+        "youtubednn": around(LARGE, {"dropout": 0.5}, {"epochs": 12}, {"temperature": 0.06}),
+        "self_attentive": around(LARGE, {"dropout": 0.5}, {"epochs": 12}, {"temperature": 0.06}),
     },
 }  # fmt: skip
 CHAPTER = {
@@ -119,7 +122,8 @@ def plan() -> list[tuple[str, str, dict[str, dict]]]:
         for dataset, search in SEARCH.items():
             chapters: dict[str, dict[str, dict]] = {}
             for model, settings in search.items():
-                chapters.setdefault(CHAPTER[model], {})[model] = settings[number]
+                if number < len(settings):
+                    chapters.setdefault(CHAPTER[model], {})[model] = settings[number]
             trials += [(chapter, dataset, models) for chapter, models in chapters.items()]
     return trials
 
