@@ -89,6 +89,31 @@ def test_one_parameters_cell_of_plain_assignments(path):
 
 
 @each
+def test_no_parameter_is_given_another_value_later(path):
+    """What is trained below would have it, and nobody would notice."""
+    cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    parameters, assigned = set(), set()
+    for cell in cells:
+        tree = ast.parse(re.sub(r"^( *)[%!].*$", r"\1pass", cell.source, flags=re.M))
+        functions = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp)
+        functions += (ast.DictComp, ast.GeneratorExp)
+
+        def names(node, functions=functions):
+            for child in ast.iter_child_nodes(node):
+                if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
+                    yield child.id
+                if not isinstance(child, functions):  # these have names of their own
+                    yield from names(child)
+
+        found = set(names(tree))
+        if "parameters" in tags(cell):
+            parameters = found
+        else:
+            assigned |= found
+    assert not parameters & assigned
+
+
+@each
 def test_at_most_one_record_cell_and_it_comes_after_the_parameters(path):
     order = [
         tag for cell in read(path).cells for tag in tags(cell) if tag in ("parameters", "record")
