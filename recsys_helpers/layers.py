@@ -286,10 +286,15 @@ class HistoryFeatures(Tower):
         length: items in a window.
         recency: number of recency-weighted means; True is 1, False 0.
         last: how many of the most recent items are kept apart.
+
+    Raises:
+        ValueError: if `recency` is negative, or a window has fewer than `last` steps.
     """
 
     def __init__(self, items, length=50, recency=True, last=3, **kwargs):
         super().__init__(**kwargs)
+        if recency < 0:
+            raise ValueError(f"recency, a number of means, must be 0 or more, received {recency}.")
         self.items, self.length, self.recency, self.last = items, length, int(recency), last
         self.apart = most_recent(last, length)
         if recency:

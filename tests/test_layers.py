@@ -274,6 +274,8 @@ def test_the_last_few_of_a_window_are_kept_apart():
             most_recent(last, 3)
     with pytest.raises(ValueError, match="length 2, received 3"):
         HistoryFeatures(EmbeddingTable(3, 2), length=2)
+    with pytest.raises(ValueError, match="0 or more, received -1"):
+        HistoryFeatures(EmbeddingTable(3, 2), recency=-1)
 
 
 def hand_history(**kwargs):
