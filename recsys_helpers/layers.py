@@ -273,6 +273,37 @@ def most_recent(last, length):
 
 
 @register
+class HistoryDropout(Tower):
+    """Reads items of a history as padding, in training, so that none becomes indispensable.
+
+    The noise of a denoising autoencoder that masks (Wu et al. 2016). What is left is a history with
+    fewer items, whose means are means, so nothing is scaled up to make good for it.
+
+    Args:
+        rate: share of the items that are hidden, each by itself, from 0 to less than 1.
+
+    Raises:
+        ValueError: if the rate is out of range.
+    """
+
+    def __init__(self, rate, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= rate < 1:
+            raise ValueError(f"history_dropout must be from 0 to less than 1, received {rate}.")
+        self.rate = rate
+        if rate:
+            self.seed_generator = keras.random.SeedGenerator()
+        self.built = True
+
+    def call(self, history, training=False):
+        """Map item ids [batch, steps] to the ids that are read, 0 where one is hidden."""
+        if not (training and self.rate):
+            return history
+        coin = keras.random.uniform(ops.shape(history), seed=self.seed_generator)
+        return ops.where(coin < self.rate, 0, history)
+
+
+@register
 class HistoryFeatures(Tower):
     """What a history says about its user: pooled embeddings, and the last few kept apart.
 

@@ -40,12 +40,16 @@ def around(start: dict, *changes: dict) -> list[dict]:
 
 FORGETTING = {"decays": [0, 0.5, 1, 2], "last": 5}  # more ways than a chapter's own
 FM = {
-    "dim": 64, "epochs": 7, "learning_rate": 8e-3, "dropout": 0.5, "decays": [0, 1], "last": 3
+    "dim": 64, "epochs": 7, "learning_rate": 8e-3, "dropout": 0.5, "history_dropout": 0.0,
+    "decays": [0, 1], "last": 3,
 }  # fmt: skip
-DSSM = {"dim": 64, "epochs": 7, "learning_rate": 1e-3, "temperature": 0.15, "dropout": 0.2}
+DSSM = {
+    "dim": 64, "epochs": 7, "learning_rate": 1e-3, "temperature": 0.15, "dropout": 0.2,
+    "history_dropout": 0.0,
+}  # fmt: skip
 DEEP = {
     "dim": 64, "epochs": 7, "learning_rate": 2e-3, "temperature": 0.15, "dropout": 0.5,
-    "recency": 1, "last": 3,
+    "history_dropout": 0.0, "recency": 1, "last": 3,
 }  # fmt: skip
 SMALL = {
     "item_knn": [
@@ -61,21 +65,22 @@ SMALL = {
         ]
     ],
     "fm": around(
-        FM, {"dropout": 0.3}, {"dropout": 0.6}, {"epochs": 10}, {"learning_rate": 5e-3},
-        {"learning_rate": 5e-3, "epochs": 10}, FORGETTING, FORGETTING | {"dropout": 0.6},
+        FM, {"dropout": 0.3}, {"dropout": 0.6}, {"epochs": 10},
+        {"learning_rate": 5e-3, "epochs": 10}, {"history_dropout": 0.15}, FORGETTING,
+        FORGETTING | {"history_dropout": 0.15},
     ),
     "dssm": around(
         DSSM, {"temperature": 0.1}, {"temperature": 0.2}, {"dropout": 0.5}, {"epochs": 10},
-        {"learning_rate": 2e-3}, {"temperature": 0.1, "dropout": 0.5},
-        {"temperature": 0.1, "learning_rate": 2e-3},
+        {"learning_rate": 2e-3}, {"history_dropout": 0.15},
+        {"dropout": 0.5, "learning_rate": 2e-3, "epochs": 10},
     ),
     "youtubednn": around(
-        DEEP, {"dropout": 0.3}, {"dropout": 0.6}, {"temperature": 0.1}, {"temperature": 0.2},
-        {"epochs": 10}, {"learning_rate": 1e-3, "epochs": 10}, {"recency": 4, "last": 5},
+        DEEP, {"dropout": 0.3}, {"temperature": 0.1}, {"temperature": 0.2}, {"epochs": 10},
+        {"learning_rate": 1e-3, "epochs": 10}, {"history_dropout": 0.15}, {"recency": 4, "last": 5},
     ),
     "self_attentive": around(
-        DEEP, {"dropout": 0.3}, {"dropout": 0.6}, {"temperature": 0.1}, {"temperature": 0.2},
-        {"epochs": 10}, {"learning_rate": 1e-3, "epochs": 10}, {"recency": 4, "last": 5},
+        DEEP, {"dropout": 0.3}, {"temperature": 0.1}, {"temperature": 0.2}, {"epochs": 10},
+        {"learning_rate": 1e-3, "epochs": 10}, {"history_dropout": 0.15}, {"recency": 4, "last": 5},
     ),
 }  # fmt: skip
 WIDE = {"dim": 256, "hidden": 512}

@@ -9,6 +9,7 @@ from keras import ops
 
 from recsys_helpers.layers import (
     EmbeddingTable,
+    HistoryDropout,
     HistoryFeatures,
     ItemFeatures,
     Tower,
@@ -293,6 +294,26 @@ def test_recency_weights_depend_on_steps_back_only():
     # mean, recency-weighted mean (1/4 and 3/4), last item
     expected = [[0.5, 0.5, 0.25, 0.75, 0, 1], [0, 1, 0, 1, 0, 1], [0] * 6]
     np.testing.assert_allclose(out[:, 0], expected, rtol=1e-6)
+
+
+def test_history_dropout_hides_items_in_training_only_and_each_by_itself():
+    history = np.tile(np.arange(1, 501, dtype="int32"), (40, 1))
+    history[:, :100] = 0
+    layer = HistoryDropout(0.3)
+    for served in (layer(tensor(history)), layer(tensor(history), training=False)):
+        np.testing.assert_array_equal(numpy(served), history)
+    first, second = (numpy(layer(tensor(history), training=True)) for _ in range(2))
+    for hidden in (first, second):
+        assert set(np.unique(hidden - history)) <= {0} | set(-np.arange(1, 501))
+        gone = (hidden == 0)[:, 100:]
+        assert gone.mean() == pytest.approx(0.3, abs=0.02)  # 16,000 of them: 0.0036 a deviation
+        assert gone.mean(0).std() > 0.03 and gone.mean(1).std() > 0.01  # no whole row or column
+        assert gone.mean(0).max() < 0.8 and gone.mean(1).max() < 0.5
+    assert (first != second).any()
+    assert numpy(HistoryDropout(0)(tensor(history), training=True)).tolist() == history.tolist()
+    for rate in (1, -0.1):
+        with pytest.raises(ValueError, match=f"less than 1, received {rate}"):
+            HistoryDropout(rate)
 
 
 def test_what_a_history_says_is_a_choice():

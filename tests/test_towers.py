@@ -424,6 +424,32 @@ def test_dropout_drops_in_training_only(name):
     np.testing.assert_allclose(call(never, inputs, training=True), served, rtol=1e-6)
 
 
+class LastHidden(keras.layers.Layer):
+    """In place of history dropout: the last item of every history is hidden in training."""
+
+    def call(self, history, training=False):
+        gone = ops.arange(ops.shape(history)[1]) == ops.shape(history)[1] - 1
+        return ops.where(gone, 0, history) if training else history
+
+
+@pytest.mark.parametrize("name", [n for n in USER_TOWERS if n != "fm_profile"])
+def test_what_is_hidden_in_training_is_read_as_padding_by_every_part_of_a_tower(name):
+    inputs = user_inputs()
+    tower = built(make_user_tower(name, dropout=0.0, history_dropout=0.4), inputs)
+    assert tower.hide.rate == 0.4
+    served = call(tower, inputs)
+    trained = [call(tower, inputs, training=True) for _ in range(2)]
+    assert not np.allclose(*trained) and not np.allclose(trained[0], served)
+    tower = make_user_tower(name, dropout=0.0)
+    tower.hide = LastHidden()
+    built(tower, inputs)
+    history = inputs["history"].copy()
+    history[:, -1] = 0
+    hidden = call(tower, inputs | {"history": history})
+    np.testing.assert_allclose(call(tower, inputs, training=True), hidden, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(call(tower, inputs), hidden)
+
+
 def test_the_sizes_of_tables():
     tower = make_user_tower("dssm")
     assert {name: (t.rows, t.dim) for name, t in tower.profile.items()} == {
@@ -444,7 +470,7 @@ def test_the_sizes_of_tables():
 def test_what_a_tower_is_unless_it_is_told():
     fm, deep = towers.FMUserTower(SIZES, DIM), towers.SelfAttentiveUserTower(SIZES, DIM)
     assert (fm.use_history, fm.last, fm.drop.rate, fm.table) == (True, 3, 0.0, EmbeddingTable)
-    assert fm.decays == (0, 1)
+    assert fm.decays == (0, 1) and fm.hide.rate == deep.hide.rate == 0
     assert (deep.recency, deep.last, deep.normalize, deep.table) == (True, 3, True, EmbeddingTable)
     assert (deep.drop.rate, deep.blocks, deep.heads, deep.reach) == (0.2, 1, 2, 100)
     assert deep.example_age_scale is None and towers.ItemEmbeddingTower(4, 2).normalize
@@ -686,6 +712,7 @@ def test_a_tower_is_made_again_from_its_configuration(name, rows):
     if rows:
         from recsys_helpers.rowwise import RowEmbedding as table  # noqa: N813
     odd = {"fields": ["gender", "brands"], "dropout": 0.4, "last": 2, "table": table}
+    odd |= {"history_dropout": 0.2}
     if name != "fm" and name != "fm_profile":
         odd |= {"hidden": (7, 6), "recency": 2, "normalize": False}
     else:

@@ -6,6 +6,7 @@ from keras import layers, ops
 
 from recsys_helpers.layers import (
     EmbeddingTable,
+    HistoryDropout,
     HistoryFeatures,
     Tower,
     checked_sizes,
@@ -31,6 +32,7 @@ class DSSMUserTower(Tower):
         dim: size of the output, the same as the item tower's, and of an item in the history.
         hidden: sizes of the hidden layers.
         dropout: share of the network's input that is dropped in training.
+        history_dropout: share of the history's items that are hidden in training.
         fields: of the profile; None: all in `sizes`.
         recency, last: see `HistoryFeatures`; 0 and 0 give a plain average.
         normalize: give the vectors length one.
@@ -44,6 +46,7 @@ class DSSMUserTower(Tower):
         dim,
         hidden=(256,),
         dropout=0.2,
+        history_dropout=0.0,
         fields=None,
         recency=True,
         last=3,
@@ -56,7 +59,8 @@ class DSSMUserTower(Tower):
         self.fields = list(self.default_fields(sizes) if fields is None else fields)
         self.sizes = checked_sizes(sizes, *self.fields, "history", "history_length")
         self.dim, self.hidden, self.dropout = dim, tuple(hidden), dropout
-        self.recency, self.last, self.normalize = recency, last, normalize
+        self.history_dropout, self.recency, self.last = history_dropout, recency, last
+        self.normalize = normalize
         self.table, self.item_table = table, item_table
         self.profile = {  # small fields need no more than a few numbers
             name: table(sizes[name], dim if sizes[name] > 100 else max(1, dim // 4), name=name)
@@ -64,7 +68,8 @@ class DSSMUserTower(Tower):
         }
         items = items_in(table, item_table, sizes["history"], dim)
         self.history = HistoryFeatures(items, sizes["history_length"], recency, last)
-        self.drop, self.network = layers.Dropout(dropout), network(hidden, dim)
+        self.hide, self.drop = HistoryDropout(history_dropout), layers.Dropout(dropout)
+        self.network = network(hidden, dim)
 
     @staticmethod
     def default_fields(sizes):
@@ -87,7 +92,8 @@ class DSSMUserTower(Tower):
 
     def call(self, inputs, training=False):
         """Map the inputs to user vectors, [batch, T, dim]."""
-        wide = ops.concatenate(self.parts(inputs, training), -1)
+        history = self.hide(inputs["history"], training=training)
+        wide = ops.concatenate(self.parts(inputs | {"history": history}, training), -1)
         vectors = self.network(self.drop(wide, training=training))
         return l2_normalize(vectors) if self.normalize else vectors
 

@@ -7,6 +7,7 @@ from keras import layers, ops
 
 from recsys_helpers.layers import (
     EmbeddingTable,
+    HistoryDropout,
     Tower,
     at_least_float32,
     checked_sizes,
@@ -50,6 +51,7 @@ class FMUserTower(Tower):
         decays: how fast each bag forgets; 0 is the plain mean.
         last: how many of the most recent items have a field of their own.
         dropout: share of the numbers in each field's part of the sum that is dropped in training.
+        history_dropout: share of the history's items that are hidden in training.
         table: class of the tables of factors.
     """
 
@@ -62,6 +64,7 @@ class FMUserTower(Tower):
         decays=(0, 1),
         last=3,
         dropout=0.0,
+        history_dropout=0.0,
         table=EmbeddingTable,
         **kwargs,
     ):
@@ -69,14 +72,14 @@ class FMUserTower(Tower):
         self.fields = list(profile_fields(sizes) if fields is None else fields)
         self.sizes = checked_sizes(sizes, *self.fields, "history", "history_length")
         self.dim, self.use_history, self.decays, self.last = dim, use_history, tuple(decays), last
-        self.dropout, self.table = dropout, table
+        self.dropout, self.history_dropout, self.table = dropout, history_dropout, table
         length = sizes["history_length"]
         # x of each place in a window, before padding is left out, for each field of the history.
         bags = [np.arange(length, 0, -1.0) ** -decay for decay in decays]
         self.x = np.array([*bags, *most_recent(last, length)] if use_history else [], "float32")
         self.profile = {name: table(sizes[name], dim, name=name) for name in self.fields}
         self.items = [table(sizes["history"], dim, name=f"items_{i}") for i in range(len(self.x))]
-        self.drop = layers.Dropout(dropout)
+        self.hide, self.drop = HistoryDropout(history_dropout), layers.Dropout(dropout)
         self.drop.autocast = False  # the parts are summed in float32
 
     @property
@@ -87,6 +90,7 @@ class FMUserTower(Tower):
     def call(self, inputs, training=False):
         """Map the inputs to user vectors, [batch, T, 1 + dim]."""
         history, positions = inputs["history"], num_positions(inputs)
+        history = self.hide(history, training=training)
         parts = [  # each field's part of the sum, (batch, 1 or T, dim)
             self._profile_part(name, inputs[name])[:, None] for name in self.fields
         ]

@@ -27,8 +27,8 @@ class YouTubeDNNUserTower(DSSMUserTower):
     they watched.
 
     Args:
-        sizes, dim, hidden, dropout, fields, recency, last, normalize, table, item_table: see
-            `DSSMUserTower`. The paper's has no recency, last=0 and normalize=False.
+        sizes, dim, hidden, dropout, history_dropout, fields, recency, last, normalize, table,
+            item_table: see `DSSMUserTower`. The paper's has no recency, last=0 and normalize=False.
         example_age_scale: days by which `example_age` is divided, such as its mean in training;
             None ignores the input.
     """
@@ -61,7 +61,8 @@ class YouTubeDNNUserTower(DSSMUserTower):
 
     def call(self, inputs, training=False):
         """Map the inputs to user vectors, [batch, T, dim]."""
-        wide = ops.concatenate(self.parts(inputs, training), -1)
+        history = self.hide(inputs["history"], training=training)
+        wide = ops.concatenate(self.parts(inputs | {"history": history}, training), -1)
         wide = self.drop(wide, training=training)
         if self.example_age_scale is not None:
             # With its powers, as in section 4.1 of the paper; one number must not be dropped. Not
