@@ -51,6 +51,16 @@ EXPERIMENTS_ON = ("ml-1m-order",)
 LIKE = {"09_ablation": "05_youtubednn"}
 OWN = {("09_ablation", "ml-1m-order"): {"num_sampled": 1024}}  # what its rungs that sample draw
 OWN |= {("09_several_towers", name): {"effort": 1.0} for name in SEEDS}  # all epochs
+# The members of a sum have the parameters of their own chapters.
+MEMBERS = {
+    "09_several_towers": {
+        "fm": "03_factorization_machines",
+        "dssm": "04_dssm",
+        "youtubednn": "05_youtubednn",
+        "self_attentive": "06_self_attention",
+    }
+}
+OF_A_TOWER = ("hidden", "recency", "last", "decays", "history_dropout", "blocks", "heads")
 
 README_MARKERS = ("<!-- results:begin -->", "<!-- results:end -->")
 
@@ -62,7 +72,21 @@ def parameters_of(chapter: str, dataset: str, root: Path = ROOT) -> dict:
     own = depends.defaults(_notebook(chapter, root).read_text(encoding="utf-8"))
     chosen = chosen_parameters(LIKE.get(chapter, chapter), dataset, root / "results")
     kept = {name: value for name, value in chosen.items() if name in own}
+    if chapter in MEMBERS:
+        members = [_member(member, chapter, dataset, root) for member in own["members"]]
+        kept |= {"members": members, "student": _member(own["student"], chapter, dataset, root)}
     return kept | OWN.get((chapter, dataset), {})
+
+
+def _member(member: dict, chapter: str, dataset: str, root: Path) -> dict:
+    """A member of a sum, trained as the best trial of its kind's chapter was."""
+    chosen = chosen_parameters(MEMBERS[chapter][member["kind"]], dataset, root / "results")
+    # Not the rows of a batch: a chapter's may be longer or shorter.
+    same = {k: v for k, v in chosen.items() if k in member and k != "batch_size"}
+    tower = {k: v for k, v in chosen.items() if k in OF_A_TOWER}
+    if "hidden" in tower:
+        tower["hidden"] = [tower["hidden"]]
+    return member | same | {"tower": member.get("tower", {}) | tower}
 
 
 def plan() -> list[tuple[str, dict]]:
