@@ -17,17 +17,17 @@ FIND_PYTHON = for p in $(CANDIDATES); do $$p -c '$(RIGHT_VERSION)' 2>/dev/null &
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-book: $(INSTALLED) data ## every chapter executed, pages in _build/html, then looked at in a browser
+book: $(INSTALLED) data ## every chapter executed, pages in _build/html
 	@# A build that failed leaves pages and an environment that the next one would take for good
 	@# (jupyter-book 1.0.4 then reports success). So only a finished build is built upon.
 	@test -f _build/finished || rm -rf _build/html _build/.doctrees
 	@rm -f _build/finished
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@touch _build/finished
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_book.py
 
-test: $(INSTALLED) data ## the tests of the package, the chapters and the pages
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(INSTALLED) data ## the tests of the package, the chapters and, once they are built, the pages
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/test_book.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/test_book.py
 
 test-own-data: $(INSTALLED) data ## every chapter on logs that are not MovieLens's; ten minutes
 	$(BIN)/python -m pytest -n 2 tests/chapters_on_own_data.py

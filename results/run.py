@@ -44,13 +44,24 @@ CHAPTERS = (
     "09_several_towers",
 )
 DETERMINISTIC = {"02_data_and_rules"}  # the first seed says it all
-# Chapters that record an experiment: the folder for it, and the datasets it is run on.
+# Chapters that record an experiment: the folder for it, and by dataset the seeds it is run with.
 EXPERIMENTS = {"09_ablation": "ablation"}
-EXPERIMENTS_ON = ("ml-1m-order",)
+EXPERIMENT_SEEDS = {"ml-100k": (1, 2, 3), "ml-1m-order": (1, 2, 3)}
 # An experiment has the parameters of this chapter, those that both have, but for its own ones.
 LIKE = {"09_ablation": "05_youtubednn"}
-OWN = {("09_ablation", "ml-1m-order"): {"num_sampled": 1024}}  # what its rungs that sample draw
+# Its rungs that sample draw so many; short vectors, so that they are all trained to their end.
+OWN = {("09_ablation", "ml-1m-order"): {"num_sampled": 1024, "dim": 64}}
 OWN |= {("09_several_towers", name): {"effort": 1.0} for name in SEEDS}  # all epochs
+# The members of a sum have the parameters of their own chapters.
+MEMBERS = {
+    "09_several_towers": {
+        "fm": "03_factorization_machines",
+        "dssm": "04_dssm",
+        "youtubednn": "05_youtubednn",
+        "self_attentive": "06_self_attention",
+    }
+}
+OF_A_TOWER = ("hidden", "recency", "last", "decays", "history_dropout", "blocks", "heads")
 
 README_MARKERS = ("<!-- results:begin -->", "<!-- results:end -->")
 
@@ -62,7 +73,21 @@ def parameters_of(chapter: str, dataset: str, root: Path = ROOT) -> dict:
     own = depends.defaults(_notebook(chapter, root).read_text(encoding="utf-8"))
     chosen = chosen_parameters(LIKE.get(chapter, chapter), dataset, root / "results")
     kept = {name: value for name, value in chosen.items() if name in own}
+    if chapter in MEMBERS:
+        members = [_member(member, chapter, dataset, root) for member in own["members"]]
+        kept |= {"members": members, "student": _member(own["student"], chapter, dataset, root)}
     return kept | OWN.get((chapter, dataset), {})
+
+
+def _member(member: dict, chapter: str, dataset: str, root: Path) -> dict:
+    """A member of a sum, trained as the best trial of its kind's chapter was."""
+    chosen = chosen_parameters(MEMBERS[chapter][member["kind"]], dataset, root / "results")
+    # Not the rows of a batch: a chapter's may be longer or shorter.
+    same = {k: v for k, v in chosen.items() if k in member and k != "batch_size"}
+    tower = {k: v for k, v in chosen.items() if k in OF_A_TOWER}
+    if "hidden" in tower:
+        tower["hidden"] = [tower["hidden"]]
+    return member | same | {"tower": member.get("tower", {}) | tower}
 
 
 def plan() -> list[tuple[str, dict]]:
@@ -75,7 +100,7 @@ def plan() -> list[tuple[str, dict]]:
         for seed in seeds
         for chapter in chapters
         if chapter not in DETERMINISTIC or seed == seeds[0]
-        if chapter not in EXPERIMENTS or dataset in EXPERIMENTS_ON
+        if chapter not in EXPERIMENTS or seed in EXPERIMENT_SEEDS.get(dataset, ())
     ]
 
 

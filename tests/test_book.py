@@ -1,7 +1,7 @@
 """The built pages, opened in a browser without a network.
 
-Run by `make book` on what it has just built. Skipped where the book isn't built or no browser is
-found; a browser is never downloaded.
+Run by `make test` on what `make book` has built. Skipped where the book isn't built or no browser
+is found; a browser is never downloaded.
 """
 
 import contextlib

@@ -345,7 +345,8 @@ def test_every_run_of_the_plan_is_there():
         assert seeds[tower, "ml-1m-order"] == seeds[tower, "ml-latest-small"] == [1, 2, 3]
     assert [seeds["02_data_and_rules", d] for d in run.SEEDS] == [[1]] * 3
     assert {key: s for key, s in seeds.items() if key[0] == "09_ablation"} == {
-        ("09_ablation", "ml-1m-order"): [1, 2, 3]
+        ("09_ablation", "ml-100k"): [1, 2, 3],
+        ("09_ablation", "ml-1m-order"): [1, 2, 3],
     }
 
 
@@ -366,6 +367,27 @@ def test_a_run_has_the_parameters_of_the_best_trial(checkout, monkeypatch):
     monkeypatch.setattr(run, "OWN", {("09_y", "tiny"): {"num_sampled": 9, "models": []}})
     assert run.parameters_of("09_y", "tiny", checkout) == {
         "offset": 2, "models": [], "num_sampled": 9,
+    }  # fmt: skip
+
+
+def test_a_member_of_a_sum_is_trained_as_its_own_chapter_is(checkout, monkeypatch):
+    members = [
+        {"kind": "fm", "epochs": 9, "batch_size": 64, "shrink": 0.1, "seed": 0},
+        {"kind": "youtubednn", "epochs": 9, "batch_size": 32, "shrink": 0.0, "seed": 7},
+    ]
+    write_chapter(
+        checkout, parameters=f"members = {members}\nstudent = {members[1]}\nsoftness = 1.0\n"
+    )
+    monkeypatch.setattr(run, "MEMBERS", {"01_x": {"fm": "03_fm", "youtubednn": "05_yt"}})
+    chosen = {"epochs": 4, "batch_size": 8, "seed": 1, "hidden": 16, "last": 2, "softness": 3.0}
+    tried(checkout / "results", "05_yt", 1, chosen, youtubednn=(chosen, 0.2))
+    tried(checkout / "results", "05_yt", 2, chosen | {"epochs": 5}, youtubednn=(chosen, 0.1))
+    as_chosen = {
+        "kind": "youtubednn", "epochs": 4, "batch_size": 32, "shrink": 0.0, "seed": 7,
+        "tower": {"hidden": [16], "last": 2},
+    }  # fmt: skip
+    assert run.parameters_of("01_x", "tiny", checkout) == {
+        "members": [members[0] | {"tower": {}}, as_chosen], "student": as_chosen,
     }  # fmt: skip
 
 
