@@ -38,7 +38,6 @@ def around(start: dict, *changes: dict) -> list[dict]:
     return [start, *(start | change for change in changes)]
 
 
-FORGETTING = {"decays": [0, 0.5, 1, 2], "last": 5}  # more ways than a chapter's own
 FM = {
     "dim": 64, "epochs": 7, "learning_rate": 8e-3, "dropout": 0.5, "history_dropout": 0.0,
     "decays": [0, 1], "last": 3,
@@ -66,8 +65,8 @@ SMALL = {
     ],
     "fm": around(
         FM, {"dropout": 0.3}, {"dropout": 0.6}, {"epochs": 10},
-        {"learning_rate": 5e-3, "epochs": 10}, {"history_dropout": 0.15}, FORGETTING,
-        FORGETTING | {"history_dropout": 0.15},
+        {"learning_rate": 5e-3, "epochs": 10}, {"history_dropout": 0.15},
+        {"dropout": 0.6, "epochs": 10}, {"history_dropout": 0.15, "epochs": 10},
     ),
     "dssm": around(
         DSSM, {"temperature": 0.1}, {"temperature": 0.2}, {"dropout": 0.5}, {"epochs": 10},
@@ -76,16 +75,21 @@ SMALL = {
     ),
     "youtubednn": around(
         DEEP, {"dropout": 0.3}, {"temperature": 0.1}, {"temperature": 0.2}, {"epochs": 10},
-        {"learning_rate": 1e-3, "epochs": 10}, {"history_dropout": 0.15}, {"recency": 4, "last": 5},
+        {"learning_rate": 1e-3, "epochs": 10}, {"history_dropout": 0.15},
+        {"history_dropout": 0.15, "epochs": 10},
     ),
     "self_attentive": around(
         DEEP, {"dropout": 0.3}, {"temperature": 0.1}, {"temperature": 0.2}, {"epochs": 10},
-        {"learning_rate": 1e-3, "epochs": 10}, {"history_dropout": 0.15}, {"recency": 4, "last": 5},
+        {"learning_rate": 1e-3, "epochs": 10}, {"history_dropout": 0.15},
+        {"history_dropout": 0.15, "epochs": 10},
     ),
 }  # fmt: skip
 WIDE = {"dim": 128, "hidden": 256, "temperature": 0.07, "epochs": 12, "learning_rate": 1e-3}
 MANY = {"recency": 4, "last": 5, "dropout": 0.4, "history_dropout": 0.15}
-LARGE_FM = FM | FORGETTING | {"dim": 128, "learning_rate": 5e-3, "epochs": 5, "shrink": 0.4}
+LARGE_FM = FM | {
+    "dim": 128, "learning_rate": 5e-3, "epochs": 5, "shrink": 0.4, "decays": [0, 0.5, 1, 2],
+    "last": 5,
+}  # fmt: skip
 # What is tried: by dataset and model, the settings. Where a chapter has several models, the first
 # setting of each makes one trial, and so on; models that aren't named follow the others.
 SEARCH: dict[str, dict[str, list[dict]]] = {
