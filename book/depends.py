@@ -1,7 +1,8 @@
 """What a page or a record depends on: one rule for both.
 
 It is the code of the package's modules that the cells import, directly or not, the data with all
-that is known of users and items, and requirements.txt. Docstrings, comments and layout are no code.
+that is known of users and items, and requirements.txt. Docstrings, comments and layout are no code,
+and neither are the templates of a chapter's sentences.
 
 A record also depends on its parameters and on its cells up to the one tagged `record`; not on what
 writes it down or fetches the data. jupyter-cache compares the cells of a page by itself; a page
@@ -182,9 +183,21 @@ def cells(source: str) -> list[tuple[list[str], str]]:
 
 @cache
 def _code(source: str) -> str:
-    """Digest of the code in a module or cell; a new `__version__` alone isn't new code."""
-    body = [n for n in ast.parse(source).body if not ast.unparse(n).startswith("__version__")]
+    """Digest of the code in a module or cell; a new `__version__` alone isn't new code.
+
+    Nor are other words in `say = sentences(...)`.
+    """
+    body = [
+        node
+        for node in ast.parse(source).body
+        if not ast.unparse(node).startswith("__version__") and not _holds_sentences(node)
+    ]
     return _sha256(_plain(ast.Module(body, [])))
+
+
+def _holds_sentences(node: ast.stmt) -> bool:
+    called = node.value.func if isinstance(getattr(node, "value", None), ast.Call) else None
+    return isinstance(node, ast.Assign) and ast.unparse(called or node) == "sentences"
 
 
 def _plain(node):

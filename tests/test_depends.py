@@ -131,6 +131,18 @@ def test_a_record_depends_on_the_cells_up_to_its_own(checkout, change, counts):
     assert (digests(checkout, chapter(**change))[1] != digests(checkout)[1]) is counts
 
 
+def test_other_words_on_the_page_are_no_other_record(checkout):
+    """Templates of sentences hold words alone; what else is called or assigned counts."""
+
+    def with_words(line):
+        return digests(checkout, chapter(imports=f"{IMPORTS}\n{line}"))[1]
+
+    template = with_words('say = sentences(gain="It gains {x}.")')
+    assert template == with_words('say = sentences(gain="It loses {x}.", more="And so on.")')
+    for other in ('say = others(gain="It gains {x}.")', "say = sentences", 'sentences(gain="1")'):
+        assert with_words(other) not in (template, digests(checkout)[1])
+
+
 def test_a_record_depends_on_its_parameters(checkout):
     seen = {digests(checkout, parameters=p)[1] for p in ({}, {"seed": 2}, {"rates": [0.1, 2]})}
     assert len(seen) == 3
