@@ -391,6 +391,11 @@ def test_a_member_of_a_sum_is_trained_as_its_own_chapter_is(checkout, monkeypatc
     }  # fmt: skip
 
 
+def test_the_ladder_samples_wherever_it_is_recorded():
+    ladders = [p for chapter, p in run.plan() if chapter == "09_ablation"]
+    assert ladders and all(p.get("num_sampled", 0) > 0 for p in ladders)
+
+
 # What this repository plans
 
 
