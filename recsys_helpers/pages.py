@@ -15,7 +15,7 @@ from html import escape
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML, Markdown
+from IPython.display import HTML, Markdown, display
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
@@ -71,6 +71,17 @@ def sentences(**templates: str):
         return Markdown(templates[name].format(**values))
 
     return say
+
+
+def glue(name: str, value: float | str) -> None:
+    """Leave a number or a sentence for a page of text, which shows it by `{glue:text}`.
+
+    As `myst_nb.glue`, but without myst-nb, which is missing where a chapter is run by itself.
+    Nothing is seen where it is called.
+    """
+    prefix = "application/papermill.record/"
+    mark = {"scrapbook": {"name": name, "mime_prefix": prefix}}
+    display({f"{prefix}text/plain": repr(value)}, metadata=mark, raw=True)
 
 
 def significant(digits: int = 3):

@@ -92,6 +92,16 @@ def test_the_page_for_readers_of_fun_rec_shows_numbers_that_its_chapter_keeps():
     assert re.findall(r"\b0\.\d+|\d+(?:\.\d+)? ?%", prose) == []
 
 
+@pytest.mark.parametrize(("page", "language"), [("intro.md", "en"), ("intro_zh.md", "zh")])
+def test_a_front_page_says_of_each_dataset_what_chapter_8_finds(page, language):
+    code = (ROOT / "notebooks" / "08_results.ipynb").read_text("utf-8")
+    assert 'glue(f\\"front-{language}-{name}\\", sentence)' in code
+    text = (BOOK / page).read_text("utf-8")
+    shown = re.findall(r"\{glue:text\}`\.\./notebooks/08_results\.ipynb::([\w-]+):s`", text)
+    names = ("ml-100k", "ml-latest-small", "ml-1m-order")
+    assert shown == [f"front-{language}-{name}" for name in names]
+
+
 def test_what_fun_rec_printed_is_quoted_with_its_source():
     with open(BOOK / "fun_rec.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

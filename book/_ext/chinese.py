@@ -62,7 +62,8 @@ def with_numbers_of_a_chapter(app, env, added, changed, removed):
     return [
         page
         for page in env.found_docs - set(added)
-        if page.endswith("_zh") and ".ipynb::" in Path(env.doc2path(page)).read_text("utf-8")
+        if (path := Path(env.doc2path(page))).suffix == ".md"
+        and ".ipynb::" in path.read_text("utf-8")
     ]
 
 
