@@ -2,7 +2,7 @@
 
 It is the code of the package's modules that the cells import, directly or not, the data with all
 that is known of users and items, and requirements.txt. Docstrings, comments and layout are no code,
-and neither are the templates of a chapter's sentences.
+and neither are the templates of a chapter's sentences. Titles concern a page alone.
 
 A record also depends on its parameters and on its cells up to the one tagged `record`; not on what
 writes it down or fetches the data. jupyter-cache compares the cells of a page by itself; a page
@@ -45,7 +45,8 @@ def page(source: str, root: Path = ROOT) -> str:
         root: the checkout.
     """
     code = "\n".join(code for tags, code in cells(source) if "install" not in tags)
-    content = _shared(code, {name: dataset_digest(name) for name in datasets(code)}, root)
+    data = {name: [dataset_digest(name), titles_digest(name)] for name in datasets(code)}
+    content = _shared(code, data, root)
     if RESULTS in content["modules"]:
         records = [*sorted((root / "results").rglob("*.json")), *(root / "book").glob("*.csv")]
         content["records"] = [[path.name, _sha256(path.read_bytes())] for path in records]
@@ -97,12 +98,23 @@ def defaults(source: str) -> dict:
 
 @cache
 def dataset_digest(name: str) -> str:
-    """Digest of everything in a dataset: interactions, and what is known of users and items."""
+    """Digest of a dataset: interactions, and what is known of users and items but for titles.
+
+    Titles are for people. Two copies of one dataset may spell them in two ways.
+    """
     from recsys_helpers.datasets import load_dataset
 
     dataset = load_dataset(name, verbose=False)
-    tables = dataset.users.to_csv() + dataset.items.to_csv()
-    return _sha256([dataset.fingerprint, tables])
+    items = dataset.items.drop(columns="title", errors="ignore")
+    return _sha256([dataset.fingerprint, dataset.users.to_csv() + items.to_csv()])
+
+
+@cache
+def titles_digest(name: str) -> str:
+    """Digest of the items' titles in a dataset."""
+    from recsys_helpers.datasets import load_dataset
+
+    return _sha256(load_dataset(name, verbose=False).items.filter(["title"]).to_csv())
 
 
 def datasets(code: str) -> list[str]:
@@ -147,7 +159,9 @@ class _Finder(ModuleFinder):
             super().scan_code(co, m)
 
 
-def _shared(code: str, data: dict[str, str], root: Path, without: set[str] = frozenset()) -> dict:
+def _shared(
+    code: str, data: dict[str, str | list[str]], root: Path, without: set[str] = frozenset()
+) -> dict:
     files = {path.relative_to(root).as_posix(): path for path in modules(code, root)}
     lines = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
     return {
