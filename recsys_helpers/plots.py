@@ -134,7 +134,8 @@ def strips(ax, frame: pd.DataFrame, keys: list[str], filled: list[bool]) -> None
     places = np.arange(len(frame))[::-1]
     for place, key, full, (_, row) in zip(places, keys, filled, frame.iterrows(), strict=True):
         colour = colour_of(key)
-        ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=2)
+        if row["low"] < row["high"]:  # what others published comes without an interval
+            ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=2)
         ax.plot(row["mean"], place, MARKERS.get(key, "o"), ms=7, color=colour,
                 mfc=colour if full else "none", mew=1.5)  # fmt: skip
     _name_rows(ax, list(frame.index))

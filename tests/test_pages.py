@@ -124,6 +124,9 @@ def test_a_strip_plot_has_the_first_row_at_the_top_and_new_ones_filled():
     assert [label.get_fontweight() for label in labels] == ["normal", "bold"]
     with pytest.raises(ValueError, match="needs the same rows and a key for each"):
         plots.strip_plot({"HR": frame, "NDCG": frame.iloc[:1]}, ["ease", "fm"])
+    quoted = frame.assign(low=frame["mean"], high=frame["mean"])  # without an interval
+    (ax,) = plots.strip_plot({"HR": quoted}, ["ease", "fm"]).axes
+    assert [list(line.get_xdata()) for line in ax.lines] == [[1], [2]]
 
 
 def test_a_picture_that_can_be_touched_has_its_data_and_a_still_one():
