@@ -46,7 +46,7 @@ CHAPTERS = (
 DETERMINISTIC = {"02_data_and_rules"}  # the first seed says it all
 # Chapters that record an experiment: the folder for it, and by dataset the seeds it is run with.
 EXPERIMENTS = {"09_ablation": "ablation"}
-EXPERIMENT_SEEDS = {"ml-100k": (1,), "ml-1m-order": (1,)}
+EXPERIMENT_SEEDS = {"ml-100k": (1, 2, 3), "ml-1m-order": (1,)}
 # An experiment has the parameters of this chapter, those that both have, but for its own ones.
 LIKE = {"09_ablation": "05_youtubednn"}
 # Its rungs that sample draw so many, whatever chapter 5 does; and on MovieLens-1M short vectors, so

@@ -345,7 +345,7 @@ def test_every_run_of_the_plan_is_there():
         assert seeds[tower, "ml-latest-small"] == [1, 2, 3] and seeds[tower, "ml-1m-order"] == [1]
     assert [seeds["02_data_and_rules", d] for d in run.SEEDS] == [[1]] * 3
     assert {key: s for key, s in seeds.items() if key[0] == "09_ablation"} == {
-        ("09_ablation", "ml-100k"): [1],
+        ("09_ablation", "ml-100k"): [1, 2, 3],
         ("09_ablation", "ml-1m-order"): [1],
     }
 
