@@ -138,7 +138,6 @@ class Service:
         self.damaged = damaged
         if version is None:
             return
-        version.recommend(Query(history=version.original_ids[:1]))  # pages and caches are warm now
         popularity = version.popularity.argsort(kind="stable").argsort() / len(version.popularity)
         # One assignment: a request reads `current` once, so all of it is of one version.
         self.current = version, popularity, np.zeros(len(popularity), bool)

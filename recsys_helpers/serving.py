@@ -20,11 +20,14 @@ import pandas as pd
 
 from recsys_helpers import index as indexes
 from recsys_helpers.index import AnnoyIndex
+from recsys_helpers.metrics import items_by_user
 from recsys_helpers.samples import AGE_BOUNDS, ITEM_FIELDS, Encoder
 from recsys_helpers.served_tower import load_tower, served_tower
 
 ROWS_PER_CANDIDATE = 2  # of the catalogue are scored in the time of one of a forest's candidates
-TOLERANCE = 1e-4  # between user vectors as trained and as served
+# Between a model's vectors and those that are served, as a share of the largest entry.
+TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}  # computed in; for others:
+FINE_TOLERANCE = 1e-4
 
 
 @dataclass
@@ -164,10 +167,12 @@ class Version:
         Ids that the version doesn't know are left out and counted.
 
         Raises:
-            ValueError: on a field, or a value to filter by, that doesn't exist.
+            ValueError: on a field, or a value to filter by, that doesn't exist; if k is below 1.
         """
+        if query.k < 1:
+            raise ValueError(f"k must be 1 or more items, received {query.k}.")
         start, unknown = time.perf_counter(), Counter()
-        user = self.user_ids.get(_text(query.user_id), 0)
+        user = 0 if query.user_id is None else self.user_ids.get(_text(query.user_id), 0)
         unknown["users"] += query.user_id is not None and not user
         known = self.known[self.offsets[user - 1] : self.offsets[user]] if user else self.known[:0]
         history = known
@@ -252,10 +257,16 @@ class Version:
             if len(fit) == k:
                 return "index", ids[fit] - 1, scores[fit]
             wanted *= 2
-        scores = self.index.vectors[left] @ vector.astype(np.float32)
-        best = left[np.argpartition(-scores, k - 1)[:k]] if 0 < k < len(left) else left[:k]
-        scores = self.index.vectors[best] @ vector.astype(np.float64)
-        order = np.lexsort((best, -scores))
+        vector = vector.astype(np.float64)
+        if self.index.metric == "cosine":  # the same scores, whoever computes them
+            vector = vector / (np.linalg.norm(vector) or 1.0)
+        best = left[:k]
+        if 0 < k < len(left):  # those at the k-th score as well, up to the rounding of float32
+            scores = self.index.vectors[left] @ vector.astype(np.float32)
+            kth = np.partition(scores, -k)[-k]
+            best = left[scores >= kth - 1e-5 * np.abs(scores).max()]
+        scores = self.index.vectors[best] @ vector
+        order = np.lexsort((best, -scores))[:k]
         return "exact", best[order], scores[order].astype(np.float32)
 
     def _rows_of(self, original_ids, unknown: Counter, what: str) -> np.ndarray:
@@ -301,14 +312,14 @@ def make_version(model, samples, index, known=None, fields=None) -> Version:
         model: `TwoTower`, trained.
         samples: what it was trained on.
         index: of its item vectors, all of them; the ids are 1 to num_items.
-        known: interactions that have happened, by user and time; None: all of the dataset's. A
-            request for a known user starts from them, and gets none of them back, unless the
-            dataset keeps repeats.
+        known: interactions that have happened, of each user in the order of time; None: all of the
+            dataset's. A request for a known user starts from them, and gets none of them back,
+            unless the dataset keeps repeats.
         fields: columns of `dataset.items` to filter by; None: genres and year, where there are any.
 
     Raises:
-        ValueError: if the index has other items, or the tower as served returns other vectors than
-            the model.
+        ValueError: if the index has other items or another training's vectors, or the tower as
+            served returns other vectors than the model.
     """
     dataset = samples.split.dataset
     known = dataset.interactions if known is None else known
@@ -317,20 +328,29 @@ def make_version(model, samples, index, known=None, fields=None) -> Version:
             f"expected an index of the ids 1 to {dataset.num_items}, in this order, received "
             f"{len(index)} ids: {index.ids[:3]}... Build it from model.item_vectors()."
         )
+    vectors = model.item_vectors()
+    if index.metric == "cosine":
+        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
+    if vectors.shape != index.vectors.shape or not _alike(vectors, index.vectors, model.item_tower):
+        raise ValueError(
+            f"the index holds {index.dimension} numbers an item that aren't this model's item "
+            "vectors; those of another training mean nothing to its users. Build it from "
+            "model.item_vectors()."
+        )
     fields = [f for f in ITEM_FIELDS if f in dataset.items] if fields is None else list(fields)
-    everyone, watched = np.arange(1, dataset.num_items + 1), known["item_id"].to_numpy(np.int32)
+    everyone = np.arange(1, dataset.num_items + 1)
+    offsets, watched = items_by_user(known, dataset.num_users)
     items = dataset.items[["original_id", *fields]].reset_index(drop=True)
     items.insert(1, "title", dataset.titles(everyone))
     items.insert(2, "popularity", np.bincount(watched, minlength=dataset.num_items + 1)[1:])
-    ends = np.searchsorted(known["user_id"], np.arange(1, dataset.num_users + 1), side="right")
     version = Version(
         tower=served_tower(model),
         index=index,
         encoder=samples.encoder,
         items=items,
         users=dataset.users["original_id"].to_numpy(),
-        known=watched,
-        offsets=np.r_[0, ends],
+        known=watched.astype(np.int32),
+        offsets=offsets,
         about={
             "dataset": dataset.name,
             "fingerprint": dataset.fingerprint,
@@ -339,10 +359,17 @@ def make_version(model, samples, index, known=None, fields=None) -> Version:
         },
     )
     few = {name: values[:100] for name, values in samples.serving_inputs("test").items()}
-    apart = np.abs(version.tower.user_vectors(few) - model.user_vectors(few)).max()
-    if not apart < TOLERANCE:
+    served, trained = version.tower.user_vectors(few), model.user_vectors(few)
+    if not _alike(served, trained, model.user_tower):
+        apart = np.abs(served - trained).max()
         raise ValueError(f"the served tower's vectors differ from the model's by up to {apart}.")
     return version
+
+
+def _alike(vectors, others, tower) -> bool:
+    """Whether they are the same but for the rounding of what a tower computes in."""
+    tolerance = TOLERANCE.get(tower.compute_dtype, FINE_TOLERANCE)
+    return np.abs(vectors - others).max() < tolerance * max(1.0, np.abs(others).max())
 
 
 def _profile_codes(dataset, encoder: Encoder) -> dict[str, dict[str, int]]:
@@ -367,4 +394,5 @@ def _profile_codes(dataset, encoder: Encoder) -> dict[str, dict[str, int]]:
 
 def _text(value) -> str:
     """A value as it is looked up: 7, 7.0 and "7" are one."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    whole = isinstance(value, (float, np.floating)) and value.is_integer()
+    return str(int(value)) if whole else str(value)

@@ -17,7 +17,7 @@ import shutil
 import time
 from pathlib import Path
 
-from recsys_helpers.serving import Version
+from recsys_helpers.serving import Query, Version
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 def numbers(folder: str | os.PathLike) -> list[int]:
     """Numbers of the complete versions, newest first."""
     with os.scandir(folder) as entries:
-        return sorted((int(e.name) for e in entries if e.name.isdecimal()), reverse=True)
+        names = [e.name for e in entries if e.name.isdecimal()]
+    return sorted((int(name) for name in names if name == str(int(name))), reverse=True)
 
 
 def publish(version: Version, folder: str | os.PathLike, keep: int = 3) -> int:
@@ -66,8 +67,8 @@ def load_newest(
     """The newest complete version; None if it is the current one, or there is none.
 
     A version that is removed while it is being loaded gives way to the one that has replaced it; a
-    damaged one, with a line in the log, to the next older. Where the current one was withdrawn, by
-    giving its folder another name, the one before it comes back.
+    damaged one, or one that can't answer, with a line in the log, to the next older. Where the
+    current one was withdrawn, by giving its folder another name, the one before it comes back.
 
     Args:
         folder: of all versions.
@@ -81,7 +82,9 @@ def load_newest(
         if not left or left[0] == current:
             return None
         try:
-            return Version.load(Path(folder) / str(left[0]), left[0])
+            version = Version.load(Path(folder) / str(left[0]), left[0])
+            version.recommend(Query(history=version.original_ids[:1]))  # and its pages are warm now
+            return version
         except Exception as error:  # whatever it is, another version may do
             if left[0] in numbers(folder):
                 damaged.add(left[0])

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -197,6 +198,33 @@ def test_what_a_request_says_comes_before_what_is_known(version):
     assert len(everything) == ITEMS - len(set(history - 1) | {1, 2})
 
 
+def test_an_empty_history_stands_in_place_of_what_is_known(version):
+    told = version.read(Query(user_id="u3", history=[]))
+    assert told["user"] and not len(told["history"])
+    assert len(version.read(Query(user_id="u3"))["history"])
+
+
+def test_short_histories_end_where_the_tower_reads_the_latest(version):
+    reads = [
+        version.read(Query(history=[11, 21])),
+        version.read(Query(history=list(range(1, 92, 10)))),
+    ]
+    short, long = version.inputs(reads)["history"]
+    assert short.tolist() == [0, 0, 0, 0, 2, 3] and long.tolist() == [5, 6, 7, 8, 9, 10]
+
+
+def test_nobody_is_not_the_user_whose_id_is_none(samples, model):
+    version = make(samples, model)
+    version.user_ids["None"] = version.user_ids.pop("u3")  # as str(None) writes guests
+    assert version.recommend(Query()).source == "popularity"
+    assert not version.read(Query())["user"]
+
+
+@pytest.mark.parametrize("value", [7, 7.0, "7", np.float32(7), np.float64(7), np.int64(7)])
+def test_a_number_is_looked_up_however_it_is_written(value):
+    assert serving._text(value) == "7"
+
+
 def test_unknown_ids_are_left_out_and_counted(version):
     asked = Query("nobody", [11, 5, "21", "?"], {"gender": "?", "age": 33}, 3, [7], [11, 31, 41, 9])
     answer = version.recommend(asked)
@@ -241,6 +269,24 @@ def test_filters_find_the_best_of_what_is_left(version, wanted, k):
     assert len(left)
     scores = version.index.vectors[left] @ vector
     np.testing.assert_array_equal(answer.rows, left[np.argsort(-scores)][:k])
+
+
+def test_equal_scores_and_scores_are_those_of_the_index(samples):
+    """Vectors that aren't of length one, in groups of equal ones, and cosines asked for."""
+    model = make_model(samples, normalize=False)
+    model.item_tower.normalize = False
+    rows = model.item_tower.items.embeddings
+    table = keras.ops.convert_to_numpy(rows).copy()
+    table[1:] = 3 * table[1 + np.arange(ITEMS) // 50]
+    rows.assign(table)
+    version = make(samples, model, ExactIndex)
+    read = version.read(Query(history=[101, 211], allow=version.original_ids))
+    (vector,) = version.tower.user_vectors(version.inputs([read]))
+    answer = version.recommend(Query(history=[101, 211], k=70))
+    ids, scores = version.index.query(vector, 70, exclude=read["history"])
+    assert answer.search == "exact"
+    np.testing.assert_array_equal(answer.rows, ids - 1)
+    np.testing.assert_allclose(answer.scores, scores, rtol=1e-6)
 
 
 def test_the_index_is_asked_when_much_is_left_and_not_when_little_is(samples, model):
@@ -304,12 +350,44 @@ def test_what_cannot_be_meant_is_refused(version, samples, model):
         (Query(filters={"genres": ["Noir"]}), "no item's genres is 'Noir'; there are Drama, War"),
         (Query(profile={"zip": 1}), "no field 'zip'; its fields are gender, age, likes"),
         (Query(profile={"gender": ["F", "M"]}), "gender takes 1 values at most"),
+        (Query(k=0), "k must be 1 or more items, received 0"),
+        (Query(k=-1), "received -1"),
     ):
         with pytest.raises(ValueError, match=message):
             version.recommend(query)
     part = ExactIndex("cosine").build(model.item_vectors()[1:], np.arange(2, ITEMS + 1))
     with pytest.raises(ValueError, match="expected an index of the ids 1 to 300, in this order"):
         make_version(model, samples, part)
+
+
+def test_an_index_of_another_training_is_refused(samples, model):
+    ids = np.arange(1, ITEMS + 1)
+    others = model.item_vectors()[::-1]
+    for vectors in (others, others[:, :-1]):
+        for metric in ("cosine", "dot"):
+            with pytest.raises(ValueError, match="that aren't this model's item vectors"):
+                make_version(model, samples, ExactIndex(metric).build(vectors, ids))
+    make_version(model, samples, ExactIndex("dot").build(model.item_vectors(), ids))
+
+
+def test_what_is_known_may_come_in_any_order_of_users(samples, model):
+    index = ExactIndex("cosine").build(model.item_vectors(), np.arange(1, ITEMS + 1))
+    known = samples.split.dataset.interactions
+    mixed = known.iloc[np.argsort(known.groupby("user_id").cumcount(), kind="stable")]
+    assert not mixed["user_id"].is_monotonic_increasing
+    one, other = (make_version(model, samples, index, known=table) for table in (known, mixed))
+    np.testing.assert_array_equal(one.known, other.known)
+    np.testing.assert_array_equal(one.offsets, other.offsets)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_a_tower_of_half_precision_is_served(samples, policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = make_model(samples)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert isinstance(make(samples, model).tower, NumpyTower)
 
 
 # Versions
@@ -365,6 +443,21 @@ def test_a_damaged_version_gives_way_to_the_one_before(version, folder, caplog, 
     assert load_newest(folder, damaged=damaged).number == 1
     assert damaged == {2} and "version 2" in caplog.text and "can't be loaded" in caplog.text
     assert load_newest(folder, current=1, damaged=damaged) is None
+
+
+def test_a_version_that_cannot_answer_gives_way_to_the_one_before(version, folder, caplog):
+    narrow = ExactIndex("cosine").build(version.index.vectors[:, :-1], version.index.ids)
+    publish(replace(version, index=narrow), folder)  # with its own checks passed by
+    damaged = set()
+    assert load_newest(folder, damaged=damaged).number == 1
+    assert damaged == {2} and "version 2" in caplog.text
+
+
+def test_folders_of_other_names_are_no_versions(version, folder):
+    for name in ("007", "1a", "-3"):
+        (folder / name).mkdir()
+    assert publish(version, folder, keep=1) == 2 and numbers(folder) == [2]
+    assert (folder / "007").is_dir()
 
 
 def test_a_version_that_vanishes_while_it_is_loaded(version, folder, monkeypatch, caplog):
