@@ -170,11 +170,11 @@ class Dataset:
         return "timestamp" in self.interactions
 
     def user_ids(self, original_ids) -> np.ndarray:
-        """Our ids, int32 [n], of users by their original ids [n]; ValueError if unknown."""
+        """Our ids, int32 [n], of users by their original ids [n]; ValueError if unknown or no list."""
         return _ids_of(self.users, original_ids, "user")
 
     def item_ids(self, original_ids) -> np.ndarray:
-        """Our ids, int32 [n], of items by their original ids [n]; ValueError if unknown.
+        """Our ids, int32 [n], of items by their original ids [n]; ValueError if unknown or no list.
 
         The way back is `items.loc[item_ids, "original_id"]`.
         """
@@ -353,6 +353,10 @@ def _frame(table) -> pd.DataFrame | None:
 
 
 def _ids_of(table: pd.DataFrame, original_ids: Iterable, what: str) -> np.ndarray:
+    if not pd.api.types.is_list_like(original_ids):  # the text "12" is no list of "1" and "2"
+        raise ValueError(
+            f"expected a list of ids, received {original_ids!r}; write [{original_ids!r}]."
+        )
     known = pd.Index(table["original_id"])
     wanted = list(original_ids)
     ids = known.get_indexer([str(i) for i in wanted] if known.dtype == object else wanted)
