@@ -170,11 +170,11 @@ class Dataset:
         return "timestamp" in self.interactions
 
     def user_ids(self, original_ids) -> np.ndarray:
-        """Our ids, int32 [n], of users by their original ids [n]; ValueError if unknown or no list."""
+        """Our ids, int32 [n], of users by a list of original ids; ValueError if unknown."""
         return _ids_of(self.users, original_ids, "user")
 
     def item_ids(self, original_ids) -> np.ndarray:
-        """Our ids, int32 [n], of items by their original ids [n]; ValueError if unknown or no list.
+        """Our ids, int32 [n], of items by a list of original ids; ValueError if unknown.
 
         The way back is `items.loc[item_ids, "original_id"]`.
         """
