@@ -18,6 +18,7 @@ from recsys_helpers.tables import ROLES, find_columns
 
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # per second
 LARGEST = {"s": 1e11, "ms": 1e14, "us": 1e17}  # of each unit: the year 5138
+PAIRS = ((1, 12), (1, 31), (0, 23), (0, 59), (0, 59))  # of digits after a year: month to second
 LISTS = (list, tuple, set, np.ndarray)
 KNOWN_FEATURES = ("gender", "age", "occupation", "zip_code", "title", "year", "genres")
 
@@ -161,12 +162,15 @@ def _unit(keys: np.ndarray, what: str) -> str:
             f"{keys[sizes.argmax()]} in row {int(sizes.argmax())} (counted from 0) like {largest}, "
             "for example seconds and milliseconds. Convert them, or pass time_unit."
         )
-    month, day = keys // 100 % 100, keys % 100
-    if keys.min() >= 1900_01_01 and keys.max() <= 2100_12_31:
-        if ((month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all():
+    for n in (2, 4, 5):  # pairs: to the day, the minute, the second
+        parts = ((keys // 100**i % 100, *PAIRS[n - 1 - i]) for i in range(n))
+        in_time = 1900 <= keys.min() // 100**n and keys.max() // 100**n <= 2100
+        if in_time and all(((part >= a) & (part <= b)).all() for part, a, b in parts):
+            form = "%Y%m%d%H%M%S"[: 2 + 2 * n]
             raise ValueError(
-                f"{what} holds numbers such as {keys[0]}, which look like dates, not like seconds. "
-                'Convert them (pandas.to_datetime(column, format="%Y%m%d")), or pass time_unit="s".'
+                f"{what} holds numbers such as {keys[0]}, which look like dates, not like {usual}. "
+                f'Convert them (pandas.to_datetime(column, format="{form}")), or pass '
+                f'time_unit="{usual}".'
             )
     return usual
 
