@@ -19,7 +19,8 @@ from recsys_helpers.tables import ROLES, find_columns
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # per second
 LARGEST = {"s": 1e11, "ms": 1e14, "us": 1e17}  # of each unit: the year 5138
 PAIRS = ((1, 12), (1, 31), (0, 23), (0, 59), (0, 59))  # of digits after a year: month to second
-LISTS = (list, tuple, set, np.ndarray)
+SETS = (set, frozenset)
+LISTS = (list, tuple, *SETS, np.ndarray)
 KNOWN_FEATURES = ("gender", "age", "occupation", "zip_code", "title", "year", "genres")
 
 
@@ -247,7 +248,7 @@ def is_several(column: pd.Series) -> bool:
 
 
 def several(column: pd.Series, separator: str | None, what: str, say: Callable) -> list[tuple]:
-    """Tuples of str [n]: of lists, of text written like lists, or of separated text.
+    """Tuples of str [n]: of lists, sets (sorted), text written like lists, or separated text.
 
     Args:
         column: () where nothing stands.
@@ -271,7 +272,7 @@ def several(column: pd.Series, separator: str | None, what: str, say: Callable) 
 
     def split(value) -> tuple:
         if isinstance(value, LISTS):
-            parts = value
+            parts = sorted(value, key=str) if isinstance(value, SETS) else value
         elif not isinstance(value, str):
             parts = () if pd.isna(value) else (value,)
         elif value[:1] + value[-1:] == "[]":
@@ -309,12 +310,15 @@ def side_table(
         say: prints a line.
 
     Raises:
-        ValueError: an id that occurs twice, no id that occurs in `ids`, values that can't be read.
+        ValueError: an empty table, an id that occurs twice, no id that occurs in `ids`, values that
+            can't be read.
     """
     numbered = pd.DataFrame({"original_id": ids}, index=pd.RangeIndex(1, len(ids) + 1, name=key))
     if table is None:
         return numbered
     what = table.attrs.get("source", what)
+    if table.empty:
+        raise ValueError(f"{what} is empty, of shape {table.shape}. Leave it out or fill it.")
     theirs = find_columns(list(table), [key], columns, what, side=True, say=say).get(key)
     if theirs is None:
         raise ValueError(
@@ -329,7 +333,7 @@ def side_table(
             "name of ours. Rename them."
         )
     table = _features(table, key, what, separators, odd_values, say)
-    lists = [c for c in table if c != key and len(table) and isinstance(table[c].iloc[0], tuple)]
+    lists = [c for c in table if c != key and isinstance(table[c].iloc[0], tuple)]
     table = _in_order_of(ids, table, key, what, say)
     for column in table:
         if column in lists:

@@ -96,8 +96,8 @@ class Dataset:
             The dataset. Users and items are numbered by ascending original id.
 
         Raises:
-            ValueError: columns that are not there or could be several; missing ids or times;
-                values that can't be read. Rows are counted from 0.
+            ValueError: columns that are not there or could be several; empty tables; missing ids
+                or times; values that can't be read. Rows are counted from 0.
         """
         for option, received, allowed in (
             ("repeats", repeats, REPEATS),
