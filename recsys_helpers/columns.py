@@ -21,7 +21,8 @@ LARGEST = {"s": 1e11, "ms": 1e14, "us": 1e17}  # of each unit: the year 5138
 PAIRS = ((1, 12), (1, 31), (0, 23), (0, 59), (0, 59))  # of digits after a year: month to second
 SETS = (set, frozenset)
 LISTS = (list, tuple, *SETS, np.ndarray)
-KNOWN_FEATURES = ("gender", "age", "occupation", "zip_code", "title", "year", "genres")
+USER_FEATURES = ("gender", "age", "occupation", "zip_code")
+ITEM_FEATURES = ("title", "year", "genres")
 
 
 def _first(mask: np.ndarray, column: pd.Series) -> str:
@@ -288,9 +289,9 @@ def several(column: pd.Series, separator: str | None, what: str, say: Callable) 
 
 
 def side_table(
-    what: str,
     key: str,
     table: pd.DataFrame | None,
+    other: pd.DataFrame | None,
     ids: np.ndarray,
     columns: dict[str, str],
     separators: dict[str, str],
@@ -300,9 +301,9 @@ def side_table(
     """All that is known of users or items, numbered from 1; the columns we know come first.
 
     Args:
-        what: "users" or "items", for messages.
         key: "user_id" or "item_id".
         table: one row per user or item, or None.
+        other: the table of the items or users: what `columns` says of its features is meant for it.
         ids: original ids, [num_ids]; row i of the result belongs to `ids[i]`.
         columns: see `Dataset.from_tables`, as for the other options.
         separators: of columns of several values.
@@ -316,7 +317,7 @@ def side_table(
     numbered = pd.DataFrame({"original_id": ids}, index=pd.RangeIndex(1, len(ids) + 1, name=key))
     if table is None:
         return numbered
-    what = table.attrs.get("source", what)
+    what = table.attrs.get("source", "users" if key == "user_id" else "items")
     if table.empty:
         raise ValueError(f"{what} is empty, of shape {table.shape}. Leave it out or fill it.")
     theirs = find_columns(list(table), [key], columns, what, side=True, say=say).get(key)
@@ -325,7 +326,9 @@ def side_table(
             f"{what} needs the column {key}, received {list(table)}. Name it, for example "
             f"columns={{{key!r}: {table.columns[0]!r}}}."
         )
-    renamed = {name: ours for ours, name in columns.items() if ours not in ROLES}
+    not_here = ITEM_FEATURES if key == "user_id" else USER_FEATURES
+    not_here = [ours for ours in not_here if other is not None and columns.get(ours) in other]
+    renamed = {name: ours for ours, name in columns.items() if ours not in (*ROLES, *not_here)}
     table = table.rename(columns=renamed | {theirs: key})
     if table.columns.has_duplicates or "original_id" in table:
         raise ValueError(
@@ -334,11 +337,10 @@ def side_table(
         )
     table = _features(table, key, what, separators, odd_values, say)
     lists = [c for c in table if c != key and isinstance(table[c].iloc[0], tuple)]
-    table = _in_order_of(ids, table, key, what, say)
-    for column in table:
+    for column, values in _in_order_of(ids, table, key, what, say).items():
         if column in lists:
-            table[column] = [v if isinstance(v, tuple) else () for v in table[column]]
-        numbered[column] = table[column].array
+            values = pd.Series([v if isinstance(v, tuple) else () for v in values])
+        numbered[column] = values.array
     return numbered
 
 
@@ -393,5 +395,5 @@ def _features(table, key: str, what: str, separators, odd_values: str, say) -> p
     if "genres" in table:
         none = ("unknown", "(no genres listed)")
         table["genres"] = [tuple(g for g in genres if g not in none) for genres in table["genres"]]
-    known = [column for column in (key, *KNOWN_FEATURES) if column in table]
+    known = [column for column in (key, *USER_FEATURES, *ITEM_FEATURES) if column in table]
     return table[known + [column for column in table if column not in known]]

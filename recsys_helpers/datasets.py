@@ -147,8 +147,8 @@ class Dataset:
         dataset = cls(
             name,
             pd.DataFrame(table, copy=False),
-            col.side_table("users", "user_id", users, user_ids, *options),
-            col.side_table("items", "item_id", items, item_ids, *options),
+            col.side_table("user_id", users, items, user_ids, *options),
+            col.side_table("item_id", items, users, item_ids, *options),
             repeats == "keep",
         )
         dataset = _without_repeats(dataset, repeats, say)
