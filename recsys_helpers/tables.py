@@ -271,7 +271,7 @@ def read_delimited(
     choose: Callable | None = None,
     keep_text: bool = False,
 ) -> pd.DataFrame:
-    """Read a delimited file, packed with gzip or zip or as it is.
+    """Read a delimited file, packed with gzip or zip or as it is, after any blank lines.
 
     Args:
         path: of the file.
@@ -283,9 +283,10 @@ def read_delimited(
         keep_text: text stays in Arrow's form, for long tables.
 
     Raises:
-        ValueError: another number of columns in some row, another encoding, an empty file.
+        ValueError: another number of columns in some row, another encoding, an empty file, or one
+            that is no delimited text.
     """
-    header = names or []
+    header, skipped = names or [], 0
     try:
         with _open(path) as file:
             start = file.read(1 << 16)
@@ -294,13 +295,21 @@ def read_delimited(
                 f'{path} is in the encoding UTF-16, not UTF-8: pass encoding="utf-16".'
             )
         if names is None:
-            first = (
-                start.decode(encoding, "replace").lstrip("\ufeff").partition("\n")[0].strip("\r")
-            )
+            text = start.decode(encoding, "replace").lstrip("\ufeff")
+            blank = re.match(r"(\s*\n)?", text)[0]
+            skipped = blank.count("\n")
+            first = text[len(blank) :].partition("\n")[0].strip("\r")
+            if odd := re.search(r"[\0-\x08\x0e-\x1f]", first):
+                raise csv.Error(f"its first line holds {odd[0]!r}")
             separator = separator or max(",\t;|", key=first.count)
             header = next(csv.reader([first], delimiter=separator), [])
         with _open(path) as file:
-            table = _read_text(file, separator, names, encoding, header, choose)
+            table = _read_text(file, separator, names, encoding, header, skipped, choose)
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} is not delimited text with lines that end in \\n ({error}). What is read is "
+            ".csv and .tsv, both also packed as .gz or .zip, and .parquet."
+        ) from error
     except (pa.ArrowException, OSError, EOFError, zipfile.BadZipFile, UnicodeError) as error:
         if "UTF8" in str(error) or isinstance(error, UnicodeError):
             what = f'is not in the encoding {encoding}: save it as UTF-8, or pass encoding="cp1252"'
@@ -314,7 +323,7 @@ def read_delimited(
     return _to_pandas(table, path, keep_text)
 
 
-def _read_text(file, separator: str, names, encoding: str, header, choose) -> pa.Table:
+def _read_text(file, separator: str, names, encoding: str, header, skipped, choose) -> pa.Table:
     """Everything as text, ids as dictionaries of it."""
     if separator == "::":  # Arrow has separators of one character only
         file, separator = io.BytesIO(file.read().replace(b"::", b"\t")), "\t"
@@ -322,7 +331,9 @@ def _read_text(file, separator: str, names, encoding: str, header, choose) -> pa
     chosen = [name for name in chosen if name]  # without the row numbers that pandas writes
     return pa.csv.read_csv(
         file,
-        pa.csv.ReadOptions(column_names=names, encoding=encoding, use_threads=False),
+        pa.csv.ReadOptions(
+            column_names=names, encoding=encoding, skip_rows=skipped, use_threads=False
+        ),
         pa.csv.ParseOptions(
             delimiter=separator,
             quote_char='"' if separator in ",;" else False,

@@ -1,5 +1,6 @@
 """What people have, and what becomes of it: works, or is refused for a reason that is said."""
 
+import bz2
 import gzip
 import io
 import uuid
@@ -454,6 +455,20 @@ FILES = {
     "tabs in a csv": ({"interactions.csv": CSV.replace(",", "\t")}, "", {}, PLAIN),
     "Windows' ends of lines and mark": (
         {"interactions.csv": b"\xef\xbb\xbf" + CSV.replace("\n", "\r\n").encode()}, "", {}, PLAIN),
+    "blank lines before the header": ({"interactions.csv": "\n  \n\n" + CSV}, "", {}, PLAIN),
+    "blank lines after a mark, Windows": (
+        {"interactions.csv": "\ufeff\r\n\r\n" + CSV.replace("\n", "\r\n")}, "", {}, PLAIN),
+    "blank lines, UTF-16": ({"interactions.csv": ("\n\n" + CSV).encode("utf-16")}, "",
+        {"encoding": "utf-16"}, PLAIN),
+    "blank lines before row numbers": (
+        {"interactions.tsv": "\n" + log().to_csv(sep="\t")}, "", {}, PLAIN),
+    "blank lines only": ({"interactions.csv": "\n\n"}, "", {}, "interactions.csv is empty"),
+    "lines that end in \\r": ({"e.csv": CSV.replace("\n", "\r")}, "e.csv", {},
+        r"e\.csv is not delimited text .*new-line character.* \.csv and \.tsv, .* \.parquet"),
+    "bz2": ({"e.csv.bz2": bz2.compress(CSV.encode())}, "e.csv.bz2", {}, "bz2 is not delimited"),
+    "Excel": ({"e.xlsx": packed(a=CSV)}, "e.xlsx", {}, r"e\.xlsx is not delimited text .*'\\x03'"),
+    "SQLite": ({"e.db": b"SQLite format 3\0" + bytes(100) + b"\n"}, "e.db", {},
+        r"e\.db is not delimited text .*'\\x00'"),
     "gzip": ({"interactions.csv.gz": gzip.compress(CSV.encode())}, "", {}, PLAIN),
     "damaged gzip": ({"interactions.csv.gz": CSV}, "", {}, r"interactions.csv.gz is not a table"),
     "zip": ({"interactions.csv.zip": packed(a=CSV)}, "", {}, PLAIN),
