@@ -289,7 +289,8 @@ def load_dataset(
             another folder inside a data folder; or the path of a folder or of a file of
             interactions. A folder holds GroupLens's own files, RecBole's (`.inter`, `.user`,
             `.item`), or `interactions` with `users` and `items` where there are such, each a
-            `.parquet` file or folder, or `.csv` or `.tsv` (also `.gz` or `.zip`).
+            `.parquet` file or folder, or `.csv` or `.tsv` (also `.gz` or `.zip`) with a header,
+            where quotes may enclose what stands between separators.
         data_folder: looked in before the other data folders.
         verbose: print every step.
         encoding: of text files of the reader's own.

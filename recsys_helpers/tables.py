@@ -275,7 +275,8 @@ def read_delimited(
 
     Args:
         path: of the file.
-        separator: None is the one of comma, tab, semicolon and bar that the header has most of.
+        separator: None is the one of comma, tab, semicolon and bar that the header has most of, in
+            a file where quotes enclose text; where the separator is given they are characters.
         names: of the columns, for files without a header; the file must have so many.
         encoding: of the text.
         choose: names -> (columns to be read, those of them that hold ids). None reads all, and
@@ -286,7 +287,7 @@ def read_delimited(
         ValueError: another number of columns in some row, another encoding, an empty file, or one
             that is no delimited text.
     """
-    header, skipped = names or [], 0
+    header, skipped, quote = names or [], 0, '"' if separator is None else False
     try:
         with _open(path) as file:
             start = file.read(1 << 16)
@@ -304,7 +305,7 @@ def read_delimited(
             separator = separator or max(",\t;|", key=first.count)
             header = next(csv.reader([first], delimiter=separator), [])
         with _open(path) as file:
-            table = _read_text(file, separator, names, encoding, header, skipped, choose)
+            table = _read_text(file, separator, quote, names, encoding, header, skipped, choose)
     except csv.Error as error:
         raise ValueError(
             f"{path} is not delimited text with lines that end in \\n ({error}). What is read is "
@@ -323,7 +324,7 @@ def read_delimited(
     return _to_pandas(table, path, keep_text)
 
 
-def _read_text(file, separator: str, names, encoding: str, header, skipped, choose) -> pa.Table:
+def _read_text(file, separator, quote, names, encoding, header, skipped, choose) -> pa.Table:
     """Everything as text, ids as dictionaries of it."""
     if separator == "::":  # Arrow has separators of one character only
         file, separator = io.BytesIO(file.read().replace(b"::", b"\t")), "\t"
@@ -334,11 +335,7 @@ def _read_text(file, separator: str, names, encoding: str, header, skipped, choo
         pa.csv.ReadOptions(
             column_names=names, encoding=encoding, skip_rows=skipped, use_threads=False
         ),
-        pa.csv.ParseOptions(
-            delimiter=separator,
-            quote_char='"' if separator in ",;" else False,
-            newlines_in_values=separator in ",;",
-        ),
+        pa.csv.ParseOptions(delimiter=separator, quote_char=quote, newlines_in_values=bool(quote)),
         pa.csv.ConvertOptions(
             column_types={name: pa.string() for name in chosen}
             | {name: pa.dictionary(pa.int32(), pa.string()) for name in ids},
@@ -358,9 +355,10 @@ def _typed(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     """A column of text as numbers, if every value of it is one."""
     if pa.types.is_dictionary(column.type):
         column = column.unify_dictionaries().combine_chunks()
-        texts = column.dictionary.to_numpy(zero_copy_only=False)
-        ids, codes = np.unique(untyped_ids(texts), return_inverse=True)
-        if ids.dtype == object:
+        texts = pc.utf8_trim_whitespace(column.dictionary)  # "1, 2" holds 1 and 2
+        ids = untyped_ids(texts.to_numpy(zero_copy_only=False))
+        ids, codes = np.unique(ids, return_inverse=True)
+        if ids.dtype == object and texts.equals(column.dictionary):
             return pa.chunked_array([column])
         indices = pa.array(codes.astype(np.int32)).take(column.indices)
         return pa.chunked_array([pa.DictionaryArray.from_arrays(indices, pa.array(ids))])

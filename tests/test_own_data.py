@@ -5,6 +5,7 @@ import gzip
 import io
 import uuid
 import zipfile
+from csv import QUOTE_NONNUMERIC
 from types import SimpleNamespace
 
 import numpy as np
@@ -417,6 +418,7 @@ def test_tables(kind, capsys):
 # Files
 
 CSV = log().to_csv(index=False)
+TABS = {"sep": "\t", "index": False}
 PLAIN = {"users": SMALL, "items": [10, 20, 30, 40], "times": EXACT}
 RECBOLE = CSV.replace(",", "\t").replace(
     "user_id\titem_id\ttimestamp", "user_id:token\titem_id:token\ttimestamp:float"
@@ -471,6 +473,24 @@ FILES = {
         r"e\.db is not delimited text .*'\\x00'"),
     "gzip": ({"interactions.csv.gz": gzip.compress(CSV.encode())}, "", {}, PLAIN),
     "damaged gzip": ({"interactions.csv.gz": CSV}, "", {}, r"interactions.csv.gz is not a table"),
+    "quotes around names and text, as R writes them": (
+        {"interactions.tsv": ids([*"abc"]).to_csv(**TABS, quoting=QUOTE_NONNUMERIC)}, "", {},
+        PLAIN | {"users": [*"abc"]}),
+    "quotes in ids, as pandas writes them, tabs": (
+        {"interactions.tsv": ids(['a "0"', "b\nc", "d\te"]).to_csv(**TABS)}, "", {},
+        PLAIN | {"users": ['a "0"', "b\nc", "d\te"]}),
+    "quotes in ids, as pandas writes them, bars": (
+        {"interactions.csv": ids(['a "0"', "b|c", "d"]).to_csv(sep="|", index=False)}, "", {},
+        PLAIN | {"users": ['a "0"', "b|c", "d"]}),
+    "a quote without another": ({"interactions.tsv": CSV.replace(",", "\t").replace("1", '"1', 1)},
+        "", {}, r"interactions\.tsv is not a table of 3 columns separated by '\\t' .*Row #2"),
+    "quotes in RecBole": (
+        {"x.inter": RECBOLE, "x.item": 'item_id:token\ttitle:token_seq\n10\t"a" b\n20\t"c\n'}, "",
+        {}, {"titles": ['"a" b', '"c', "30", "40"]}),
+    "blanks around separators": ({"interactions.csv": CSV.replace(",", " , ")}, "", {}, PLAIN),
+    "blanks around some ids": (csv(user_id=[" a", "a ", "a", "a", *"bbbbcccc"]), "", {},
+        PLAIN | {"users": [*"abc"]}),
+    "an id of blanks": (csv(user_id=["  ", *"abcdefghijk"]), "", {}, "user_id is missing in row 0"),
     "zip": ({"interactions.csv.zip": packed(a=CSV)}, "", {}, PLAIN),
     "zip of two": ({"interactions.csv.zip": packed(a=CSV, b=CSV)}, "", {}, "must hold one table"),
     "parquet": ({"interactions.parquet": parquet(log())}, "", {}, PLAIN),
