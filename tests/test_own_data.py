@@ -48,6 +48,7 @@ def facts(dataset):
         tags=dataset.items["tags"].iloc[0] if "tags" in dataset.items else None,
         years=dataset.items["year"].fillna(0).tolist() if "year" in dataset.items else None,
         ages=dataset.users["age"].fillna(0).tolist() if "age" in dataset.users else None,
+        shelf=dataset.items["shelf"].tolist() if "shelf" in dataset.items else None,
         zips=dataset.users["zip_code"].fillna(0).tolist() if "zip_code" in dataset.users else None,
         titles=dataset.titles(dataset.items.index).tolist(),
         repeats=dataset.repeats,
@@ -546,6 +547,15 @@ FILES = {
         {"titles": ["1.50", "7", "30", "40"]}),
     "a title that is written NA": (csv() | {"items.csv": "item_id,title\n10,NA\n20,007\n"}, "", {},
         {"titles": ["NA", "007", "30", "40"]}),
+    "leading zeros of other columns than ids": (
+        csv() | {"items.csv": "item_id,shelf\n10,1\n20,007\n30,0\n40,0.5\n"}, "", {},
+        {"shelf": ["1", "007", "0", "0.5"]}),
+    "leading zeros after signs": (
+        csv() | {"items.csv": "item_id,shelf\n10,1\n20,-07\n30,2\n40,3\n"}, "", {},
+        {"shelf": ["1", "-07", "2", "3"]}),
+    "numbers without leading zeros": (
+        csv() | {"items.csv": "item_id,shelf\n10,1\n20,7\n30,0\n40,0.5\n"}, "", {},
+        {"shelf": [1, 7, 0, 0.5]}),
     "ratings.csv alone": ({"ratings.csv": CSV.replace("user_id,item_id", "userId,movieId")}, "", {},
         PLAIN),
     "ratings.dat alone": ({"ratings.dat": lines("::")}, "", {}, {"times": [9] * 4}),
