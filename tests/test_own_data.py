@@ -585,12 +585,24 @@ def test_files(kind, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("which", "name"),
-    [("shop", "shop"), ("shop/interactions.csv", "shop"), ("shop/may.csv", "may"), ("v.2", "v.2")],
+    [
+        ("shop", "shop"),
+        ("shop/interactions.csv", "shop"),
+        ("shop/may.csv", "may"),
+        ("shop/may.2024.csv", "may.2024"),
+        ("shop/may.2025.csv.gz", "may.2025"),
+        ("shop/may.2026.TXT", "may.2026"),
+        ("shop/may.2027", "may.2027"),
+        ("v.2", "v.2"),
+    ],
 )
 def test_what_a_dataset_is_called(which, name, tmp_path, monkeypatch):
     for file in ("shop/interactions.csv", "shop/may.csv", "v.2/interactions.csv"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(CSV)
+    for file in ("may.2024.csv", "may.2026.TXT", "may.2027"):
+        (tmp_path / "shop" / file).write_text(CSV)
+    (tmp_path / "shop" / "may.2025.csv.gz").write_bytes(gzip.compress(CSV.encode()))
     assert load_dataset(tmp_path / which).name == name
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load_dataset(f"~/{which}").name == name
