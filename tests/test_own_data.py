@@ -485,6 +485,9 @@ FILES = {
         PLAIN | {"users": ['a "0"', "b|c", "d"]}),
     "a quote without another": ({"interactions.tsv": CSV.replace(",", "\t").replace("1", '"1', 1)},
         "", {}, r"interactions\.tsv is not a table of 3 columns separated by '\\t' .*Row #2"),
+    "quotes that open titles and don't close": (
+        {"interactions.csv": CSV, "items.tsv": 'item_id\ttitle\n10\t"a\n20\tb\n30\t"c\n40\td\n'},
+        "", {}, r"items\.tsv has other rows inside a value of title: a quote isn't closed"),
     "quotes in RecBole": (
         {"x.inter": RECBOLE, "x.item": 'item_id:token\ttitle:token_seq\n10\t"a" b\n20\t"c\n'}, "",
         {}, {"titles": ['"a" b', '"c', "30", "40"]}),
