@@ -69,7 +69,7 @@ def item_knn(
         interactions: see `popularity`.
         num_items: size of the catalogue.
         neighbours: only so many most similar items speak for an item, which keeps the weights
-            sparse; None: all.
+            sparse, and all those that are as similar as the last of them; None: all.
         shrinkage: added to the denominator, in users: it takes the more from a cosine, the fewer
             users it is made of.
 

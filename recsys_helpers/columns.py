@@ -18,8 +18,11 @@ from recsys_helpers.tables import ROLES, find_columns
 
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # per second
 LARGEST = {"s": 1e11, "ms": 1e14, "us": 1e17}  # of each unit: the year 5138
-LISTS = (list, tuple, set, np.ndarray)
-KNOWN_FEATURES = ("gender", "age", "occupation", "zip_code", "title", "year", "genres")
+PAIRS = ((1, 12), (1, 31), (0, 23), (0, 59), (0, 59))  # of digits after a year: month to second
+SETS = (set, frozenset)
+LISTS = (list, tuple, *SETS, np.ndarray)
+USER_FEATURES = ("gender", "age", "occupation", "zip_code")
+ITEM_FEATURES = ("title", "year", "genres")
 
 
 def _first(mask: np.ndarray, column: pd.Series) -> str:
@@ -161,12 +164,15 @@ def _unit(keys: np.ndarray, what: str) -> str:
             f"{keys[sizes.argmax()]} in row {int(sizes.argmax())} (counted from 0) like {largest}, "
             "for example seconds and milliseconds. Convert them, or pass time_unit."
         )
-    month, day = keys // 100 % 100, keys % 100
-    if keys.min() >= 1900_01_01 and keys.max() <= 2100_12_31:
-        if ((month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all():
+    for n in (2, 4, 5):  # pairs: to the day, the minute, the second
+        parts = ((keys // 100**i % 100, *PAIRS[n - 1 - i]) for i in range(n))
+        in_time = 1900 <= keys.min() // 100**n and keys.max() // 100**n <= 2100
+        if in_time and all(((part >= a) & (part <= b)).all() for part, a, b in parts):
+            form = "%Y%m%d%H%M%S"[: 2 + 2 * n]
             raise ValueError(
-                f"{what} holds numbers such as {keys[0]}, which look like dates, not like seconds. "
-                'Convert them (pandas.to_datetime(column, format="%Y%m%d")), or pass time_unit="s".'
+                f"{what} holds numbers such as {keys[0]}, which look like dates, not like {usual}. "
+                f'Convert them (pandas.to_datetime(column, format="{form}")), or pass '
+                f'time_unit="{usual}".'
             )
     return usual
 
@@ -243,7 +249,7 @@ def is_several(column: pd.Series) -> bool:
 
 
 def several(column: pd.Series, separator: str | None, what: str, say: Callable) -> list[tuple]:
-    """Tuples of str [n]: of lists, of text written like lists, or of separated text.
+    """Tuples of str [n]: of lists, sets (sorted), text written like lists, or separated text.
 
     Args:
         column: () where nothing stands.
@@ -267,7 +273,7 @@ def several(column: pd.Series, separator: str | None, what: str, say: Callable) 
 
     def split(value) -> tuple:
         if isinstance(value, LISTS):
-            parts = value
+            parts = sorted(value, key=str) if isinstance(value, SETS) else value
         elif not isinstance(value, str):
             parts = () if pd.isna(value) else (value,)
         elif value[:1] + value[-1:] == "[]":
@@ -283,9 +289,9 @@ def several(column: pd.Series, separator: str | None, what: str, say: Callable) 
 
 
 def side_table(
-    what: str,
     key: str,
     table: pd.DataFrame | None,
+    other: pd.DataFrame | None,
     ids: np.ndarray,
     columns: dict[str, str],
     separators: dict[str, str],
@@ -295,9 +301,9 @@ def side_table(
     """All that is known of users or items, numbered from 1; the columns we know come first.
 
     Args:
-        what: "users" or "items", for messages.
         key: "user_id" or "item_id".
         table: one row per user or item, or None.
+        other: the table of the items or users: what `columns` says of its features is meant for it.
         ids: original ids, [num_ids]; row i of the result belongs to `ids[i]`.
         columns: see `Dataset.from_tables`, as for the other options.
         separators: of columns of several values.
@@ -305,19 +311,24 @@ def side_table(
         say: prints a line.
 
     Raises:
-        ValueError: an id that occurs twice, no id that occurs in `ids`, values that can't be read.
+        ValueError: an empty table, an id that occurs twice, no id that occurs in `ids`, values that
+            can't be read.
     """
     numbered = pd.DataFrame({"original_id": ids}, index=pd.RangeIndex(1, len(ids) + 1, name=key))
     if table is None:
         return numbered
-    what = table.attrs.get("source", what)
+    what = table.attrs.get("source", "users" if key == "user_id" else "items")
+    if table.empty:
+        raise ValueError(f"{what} is empty, of shape {table.shape}. Leave it out or fill it.")
     theirs = find_columns(list(table), [key], columns, what, side=True, say=say).get(key)
     if theirs is None:
         raise ValueError(
             f"{what} needs the column {key}, received {list(table)}. Name it, for example "
             f"columns={{{key!r}: {table.columns[0]!r}}}."
         )
-    renamed = {name: ours for ours, name in columns.items() if ours not in ROLES}
+    not_here = ITEM_FEATURES if key == "user_id" else USER_FEATURES
+    not_here = [ours for ours in not_here if other is not None and columns.get(ours) in other]
+    renamed = {name: ours for ours, name in columns.items() if ours not in (*ROLES, *not_here)}
     table = table.rename(columns=renamed | {theirs: key})
     if table.columns.has_duplicates or "original_id" in table:
         raise ValueError(
@@ -325,12 +336,11 @@ def side_table(
             "name of ours. Rename them."
         )
     table = _features(table, key, what, separators, odd_values, say)
-    lists = [c for c in table if c != key and len(table) and isinstance(table[c].iloc[0], tuple)]
-    table = _in_order_of(ids, table, key, what, say)
-    for column in table:
+    lists = [c for c in table if c != key and isinstance(table[c].iloc[0], tuple)]
+    for column, values in _in_order_of(ids, table, key, what, say).items():
         if column in lists:
-            table[column] = [v if isinstance(v, tuple) else () for v in table[column]]
-        numbered[column] = table[column].array
+            values = pd.Series([v if isinstance(v, tuple) else () for v in values])
+        numbered[column] = values.array
     return numbered
 
 
@@ -385,5 +395,5 @@ def _features(table, key: str, what: str, separators, odd_values: str, say) -> p
     if "genres" in table:
         none = ("unknown", "(no genres listed)")
         table["genres"] = [tuple(g for g in genres if g not in none) for genres in table["genres"]]
-    known = [column for column in (key, *KNOWN_FEATURES) if column in table]
+    known = [column for column in (key, *USER_FEATURES, *ITEM_FEATURES) if column in table]
     return table[known + [column for column in table if column not in known]]

@@ -96,8 +96,8 @@ class Dataset:
             The dataset. Users and items are numbered by ascending original id.
 
         Raises:
-            ValueError: columns that are not there or could be several; missing ids or times;
-                values that can't be read. Rows are counted from 0.
+            ValueError: columns that are not there or could be several; empty tables; missing ids
+                or times; values that can't be read. Rows are counted from 0.
         """
         for option, received, allowed in (
             ("repeats", repeats, REPEATS),
@@ -147,8 +147,8 @@ class Dataset:
         dataset = cls(
             name,
             pd.DataFrame(table, copy=False),
-            col.side_table("users", "user_id", users, user_ids, *options),
-            col.side_table("items", "item_id", items, item_ids, *options),
+            col.side_table("user_id", users, items, user_ids, *options),
+            col.side_table("item_id", items, users, item_ids, *options),
             repeats == "keep",
         )
         dataset = _without_repeats(dataset, repeats, say)
@@ -170,11 +170,11 @@ class Dataset:
         return "timestamp" in self.interactions
 
     def user_ids(self, original_ids) -> np.ndarray:
-        """Our ids, int32 [n], of users by their original ids [n]; ValueError if unknown."""
+        """Our ids, int32 [n], of users by a list of original ids; ValueError if unknown."""
         return _ids_of(self.users, original_ids, "user")
 
     def item_ids(self, original_ids) -> np.ndarray:
-        """Our ids, int32 [n], of items by their original ids [n]; ValueError if unknown.
+        """Our ids, int32 [n], of items by a list of original ids; ValueError if unknown.
 
         The way back is `items.loc[item_ids, "original_id"]`.
         """
@@ -289,7 +289,8 @@ def load_dataset(
             another folder inside a data folder; or the path of a folder or of a file of
             interactions. A folder holds GroupLens's own files, RecBole's (`.inter`, `.user`,
             `.item`), or `interactions` with `users` and `items` where there are such, each a
-            `.parquet` file or folder, or `.csv` or `.tsv` (also `.gz` or `.zip`).
+            `.parquet` file or folder, or `.csv` or `.tsv` (also `.gz` or `.zip`) with a header,
+            where quotes may enclose what stands between separators.
         data_folder: looked in before the other data folders.
         verbose: print every step.
         encoding: of text files of the reader's own.
@@ -353,6 +354,10 @@ def _frame(table) -> pd.DataFrame | None:
 
 
 def _ids_of(table: pd.DataFrame, original_ids: Iterable, what: str) -> np.ndarray:
+    if not pd.api.types.is_list_like(original_ids):  # the text "12" is no list of "1" and "2"
+        raise ValueError(
+            f"expected a list of ids, received {original_ids!r}; write [{original_ids!r}]."
+        )
     known = pd.Index(table["original_id"])
     wanted = list(original_ids)
     ids = known.get_indexer([str(i) for i in wanted] if known.dtype == object else wanted)

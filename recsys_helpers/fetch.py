@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,8 @@ FINGERPRINTS = {
 MEMBERS = {"u.data", "u.item", "u.user", "u.genre", "ratings.dat", "movies.dat", "users.dat"}
 MEMBERS |= {"ratings.csv", "movies.csv", "README", "README.txt"}
 MEMBERS |= {"ml-100k.inter", "ml-100k.item", "ml-100k.user"}
+# Not part of a dataset's name: of events.2024.csv.gz that is events.2024.
+FILE_SUFFIX = r"(\.(parquet|csv|tsv|txt|inter|data|dat))?(\.(gz|zip))?$"
 
 
 def data_folders(first: str | os.PathLike | None = None) -> dict[str, Path]:
@@ -105,7 +108,7 @@ def locate(wanted: str, folders: dict[str, Path], verbose: bool) -> tuple[Path, 
         if main := main_file(place):
             name = place.resolve().name
             if main == place:  # a file's name says what it holds, or else its folder's does
-                name = name.split(".")[0]
+                name = re.sub(FILE_SUFFIX, "", name, flags=re.IGNORECASE)
                 if name in ("interactions", "ratings", "u"):
                     name = place.resolve().parent.name
             return main, name, False

@@ -25,6 +25,8 @@ AGE_BOUNDS = (18, 25, 35, 45, 50, 56)
 # There is no search log: one field of this many most recent items stands in for it.
 SEARCH_FIELD = "genres"
 SEARCH_ITEMS = 3
+# Inputs of ours, and a size: no field of the users may be called so.
+TAKEN = ("history", "history_length", "search", "example_age")
 BLOCK_ROWS = 1 << 15  # made at a time, so that no index of all of them is ever held
 
 
@@ -44,7 +46,7 @@ class Encoder:
         steps: items in a row of `history`, T + history_length - 1.
 
     Raises:
-        ValueError: on sizes below one, or names that are no columns.
+        ValueError: on sizes below one, names that are no columns, or names of inputs of ours.
     """
 
     def __init__(
@@ -57,6 +59,11 @@ class Encoder:
             )
         self.positions, self.steps = positions, positions + history_length - 1
         self.profile = user_features(dataset, user_fields)
+        if taken := [name for name in self.profile if name in TAKEN]:
+            raise ValueError(
+                f"user_fields names {', '.join(map(repr, taken))}, but {', '.join(TAKEN)} are "
+                "names of ours. Rename the users' column."
+            )
         fields = None if search_field is None else (search_field,)
         tokens = item_features(dataset, fields)[search_field or SEARCH_FIELD]
         tokens = tokens.reshape(len(tokens), -1)
@@ -224,7 +231,8 @@ def training_samples(
         search_field: see `Encoder`.
 
     Raises:
-        ValueError: on an unknown context, a size below one, or if nobody has two interactions.
+        ValueError: on an unknown context, a size below one, fields that `Encoder` refuses, or if
+            nobody has two interactions.
         LeakageError: if a target is a validation or test interaction of its user.
     """
     if context not in ("rollback", "held_out"):

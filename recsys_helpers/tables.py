@@ -271,11 +271,12 @@ def read_delimited(
     choose: Callable | None = None,
     keep_text: bool = False,
 ) -> pd.DataFrame:
-    """Read a delimited file, packed with gzip or zip or as it is.
+    """Read a delimited file, packed with gzip or zip or as it is, after any blank lines.
 
     Args:
         path: of the file.
-        separator: None is the one of comma, tab, semicolon and bar that the header has most of.
+        separator: None is the one of comma, tab, semicolon and bar that the header has most of, in
+            a file where quotes enclose text; where the separator is given they are characters.
         names: of the columns, for files without a header; the file must have so many.
         encoding: of the text.
         choose: names -> (columns to be read, those of them that hold ids). None reads all, and
@@ -283,9 +284,10 @@ def read_delimited(
         keep_text: text stays in Arrow's form, for long tables.
 
     Raises:
-        ValueError: another number of columns in some row, another encoding, an empty file.
+        ValueError: another number of columns in some row, another encoding, an empty file, or one
+            that is no delimited text.
     """
-    header = names or []
+    header, skipped, quote = names or [], 0, '"' if separator is None else False
     try:
         with _open(path) as file:
             start = file.read(1 << 16)
@@ -294,13 +296,21 @@ def read_delimited(
                 f'{path} is in the encoding UTF-16, not UTF-8: pass encoding="utf-16".'
             )
         if names is None:
-            first = (
-                start.decode(encoding, "replace").lstrip("\ufeff").partition("\n")[0].strip("\r")
-            )
+            text = start.decode(encoding, "replace").lstrip("\ufeff")
+            blank = re.match(r"(\s*\n)?", text)[0]
+            skipped = blank.count("\n")
+            first = text[len(blank) :].partition("\n")[0].strip("\r")
+            if odd := re.search(r"[\0-\x08\x0e-\x1f]", first):
+                raise csv.Error(f"its first line holds {odd[0]!r}")
             separator = separator or max(",\t;|", key=first.count)
             header = next(csv.reader([first], delimiter=separator), [])
         with _open(path) as file:
-            table = _read_text(file, separator, names, encoding, header, choose)
+            table = _read_text(file, separator, quote, names, encoding, header, skipped, choose)
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} is not delimited text with lines that end in \\n ({error}). What is read is "
+            ".csv and .tsv, both also packed as .gz or .zip, and .parquet."
+        ) from error
     except (pa.ArrowException, OSError, EOFError, zipfile.BadZipFile, UnicodeError) as error:
         if "UTF8" in str(error) or isinstance(error, UnicodeError):
             what = f'is not in the encoding {encoding}: save it as UTF-8, or pass encoding="cp1252"'
@@ -310,11 +320,23 @@ def read_delimited(
             what = f"is not a table of {len(header)} columns separated by {separator!r}"
         raise ValueError(f"{path} {what} ({error})") from error
     for i, name in enumerate(table.column_names):
+        # Without commas a quote may be just a character.
+        if separator != "," and any(_holds_rows(c, separator) for c in table.column(i).chunks):
+            raise ValueError(
+                f"{path} has other rows inside a value of {name}: a quote isn't closed. Write the "
+                "file as .csv, with quotes in texts doubled."
+            )
         table = table.set_column(i, name, _typed(table.column(i), name))
     return _to_pandas(table, path, keep_text)
 
 
-def _read_text(file, separator: str, names, encoding: str, header, choose) -> pa.Table:
+def _holds_rows(texts: pa.Array, separator: str) -> bool:
+    texts = getattr(texts, "dictionary", texts)
+    both = [pc.match_substring(texts, part) for part in ("\n", separator)]
+    return bool(pc.any(pc.and_(*both)).as_py())
+
+
+def _read_text(file, separator, quote, names, encoding, header, skipped, choose) -> pa.Table:
     """Everything as text, ids as dictionaries of it."""
     if separator == "::":  # Arrow has separators of one character only
         file, separator = io.BytesIO(file.read().replace(b"::", b"\t")), "\t"
@@ -322,12 +344,10 @@ def _read_text(file, separator: str, names, encoding: str, header, choose) -> pa
     chosen = [name for name in chosen if name]  # without the row numbers that pandas writes
     return pa.csv.read_csv(
         file,
-        pa.csv.ReadOptions(column_names=names, encoding=encoding, use_threads=False),
-        pa.csv.ParseOptions(
-            delimiter=separator,
-            quote_char='"' if separator in ",;" else False,
-            newlines_in_values=separator in ",;",
+        pa.csv.ReadOptions(
+            column_names=names, encoding=encoding, skip_rows=skipped, use_threads=False
         ),
+        pa.csv.ParseOptions(delimiter=separator, quote_char=quote, newlines_in_values=bool(quote)),
         pa.csv.ConvertOptions(
             column_types={name: pa.string() for name in chosen}
             | {name: pa.dictionary(pa.int32(), pa.string()) for name in ids},
@@ -347,9 +367,10 @@ def _typed(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     """A column of text as numbers, if every value of it is one."""
     if pa.types.is_dictionary(column.type):
         column = column.unify_dictionaries().combine_chunks()
-        texts = column.dictionary.to_numpy(zero_copy_only=False)
-        ids, codes = np.unique(untyped_ids(texts), return_inverse=True)
-        if ids.dtype == object:
+        texts = pc.utf8_trim_whitespace(column.dictionary)  # "1, 2" holds 1 and 2
+        ids = untyped_ids(texts.to_numpy(zero_copy_only=False))
+        ids, codes = np.unique(ids, return_inverse=True)
+        if ids.dtype == object and texts.equals(column.dictionary):
             return pa.chunked_array([column])
         indices = pa.array(codes.astype(np.int32)).take(column.indices)
         return pa.chunked_array([pa.DictionaryArray.from_arrays(indices, pa.array(ids))])

@@ -63,7 +63,14 @@ def best_trial(trials: list[dict], model: str) -> dict:
         settings = json.dumps(tried["settings"], sort_keys=True)
         return -tried["validation_metrics"][CHOSEN_BY], settings, trial["file"]
 
-    return min((trial for trial in trials if model in trial["models"]), key=order)
+    having = [trial for trial in trials if model in trial["models"]]
+    if not having:
+        tried = sorted({name for trial in trials for name in trial["models"]})
+        raise ValueError(
+            f"expected a trial of {model!r}, received {len(trials)} trials of {tried}. Try it with "
+            "results/tune.py, or load trials of its own chapter and dataset."
+        )
+    return min(having, key=order)
 
 
 def chosen_parameters(
@@ -110,12 +117,21 @@ def trials_table(dataset: str, folder: str | os.PathLike | None = None) -> pd.Da
 def without_test_targets(split: Split) -> Split:
     """A split whose test targets are stand-ins: whatever is ranked, it isn't they.
 
-    Each user's is the first item that is neither known of the user nor the target.
+    Each user's is the first item that is ranked, see `Split.seen`, and isn't the target.
+
+    Raises:
+        ValueError: if a user has had every item, so that no other item than the target is ranked.
     """
     taken = np.zeros((split.dataset.num_users, split.dataset.num_items + 1), bool)
     taken[:, 0] = True
-    for rows in (split.known("test"), split.test):
+    for rows in (split.seen("test"), split.test):
         taken[rows["user_id"] - 1, rows["item_id"]] = True
+    if (full := taken.all(axis=1)).any():
+        raise ValueError(
+            f"expected users who haven't had all {split.dataset.num_items} items, received "
+            f"{full.sum():,} who have, such as user {full.argmax() + 1}: nothing can stand in for "
+            "what they are tested on. Leave them out."
+        )
     stand_in = taken.argmin(axis=1).astype(split.test["item_id"].dtype)
     return replace(split, test=split.test.assign(item_id=stand_in))
 

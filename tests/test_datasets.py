@@ -180,6 +180,18 @@ def test_original_ids_that_are_unknown():
         small_dataset(user_id="y").user_ids(["x"])
 
 
+def test_original_ids_come_in_lists():
+    texts = small_dataset(item_id=["1", "2", "12"])
+    for several in (["12"], ("12",), np.array(["12"]), pd.Series(["12"]), iter(["12"])):
+        assert texts.item_ids(several).tolist() == [2]
+    with pytest.raises(ValueError, match=r"list of ids, received '12'; write \['12'\]"):
+        texts.item_ids("12")
+    with pytest.raises(ValueError, match=r"list of ids, received 5; write \[5\]"):
+        small_dataset().user_ids(5)
+    with pytest.raises(ValueError, match="expected a list of ids"):
+        small_dataset().user_ids(np.array(5))
+
+
 def test_where_numbers_again_and_leaves_the_original_alone():
     table = pd.DataFrame({"user_id": [4, 4, 6, 6, 6, 6], "item_id": [7, 8, 9, 7, 5, 8]})
     table["timestamp"] = [10, 20, 30, 40, 50, 60]

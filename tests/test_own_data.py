@@ -1,9 +1,11 @@
 """What people have, and what becomes of it: works, or is refused for a reason that is said."""
 
+import bz2
 import gzip
 import io
 import uuid
 import zipfile
+from csv import QUOTE_NONNUMERIC
 from types import SimpleNamespace
 
 import numpy as np
@@ -46,6 +48,7 @@ def facts(dataset):
         tags=dataset.items["tags"].iloc[0] if "tags" in dataset.items else None,
         years=dataset.items["year"].fillna(0).tolist() if "year" in dataset.items else None,
         ages=dataset.users["age"].fillna(0).tolist() if "age" in dataset.users else None,
+        shelf=dataset.items["shelf"].tolist() if "shelf" in dataset.items else None,
         zips=dataset.users["zip_code"].fillna(0).tolist() if "zip_code" in dataset.users else None,
         titles=dataset.titles(dataset.items.index).tolist(),
         repeats=dataset.repeats,
@@ -190,6 +193,13 @@ KINDS_OF_TIMES = {
     "small numbers": ((TIMES - START) // DAY, {"times": [0, 1, 2, 3]}),
     "numbers that are no dates": ((TIMES - START) // DAY + 20_201_300,
         {"times": [20_201_300, 20_201_301, 20_201_302, 20_201_303]}),
+    "twelve digits that are no minutes": ((TIMES - START) // DAY + 202_009_131_258,
+        {"times": [202_009_131] * 4, "says": "taken for ms"}),
+    "before 1970, fractions": (TIMES - 2 * START + 0.75, {"times": [t - 2 * START for t in EXACT]}),
+    "before 1970, milliseconds": ((TIMES - 2 * START) * 1000 + 1,
+        {"times": [t - 2 * START for t in EXACT]}),
+    "before 1970, datetimes": (pd.to_datetime((TIMES - 2 * START) * 1000 + 1, unit="ms"),
+        {"times": [t - 2 * START for t in EXACT]}),
     "before 1970": (TIMES - 2 * START, {"times": [t - 2 * START for t in EXACT]}),
 }
 # fmt: on
@@ -212,7 +222,13 @@ ODD_TIMES = {
     "of two units": (TIMES.where(TIMES.index != 5, TIMES * 1000),
         r"most look like s, but 1600086400000 in row 5 .* like ms"),
     "numbers that are dates": (STAMPS.dt.strftime("%Y%m%d").astype(int),
-        "20200913, which look like dates"),
+        r'20200913, which look like dates, not like s\. .*format="%Y%m%d"\)\), .*time_unit="s"'),
+    "numbers that are minutes": (STAMPS.dt.strftime("%Y%m%d%H%M").astype(int),
+        r'202009131226, which .* not like ms\. .*format="%Y%m%d%H%M"\)\), .*time_unit="ms"'),
+    "numbers that are seconds of days": (STAMPS.dt.strftime("%Y%m%d%H%M%S").astype(int),
+        r'20200913122640, which look like dates, .*format="%Y%m%d%H%M%S"\)\)'),
+    "the first and the last second": (np.tile([19000101000000, 21001231235959], 6), "look like"),
+    "text that is such numbers": (STAMPS.dt.strftime("%Y%m%d%H%M%S"), "20200913122640, which look"),
     "another form": (STAMPS.dt.strftime("%d.%m.%Y"), r"'13\.09\.2020' in row 0 .* ISO 8601"),
     "first seconds, then ISO": (ISO.where(TIMES.index != 0, "5"),
         r"'2020-\S*' in row 1 .* throughout"),
@@ -327,6 +343,15 @@ TABLES = {
         [log(), None, ITEMS.rename(columns={"title": "name", "item_id": "id"})],
         {"columns": {"title": "name"}},
         {"titles": ["a", "b", "c", "40"], "says": "item_id is read from the column 'id'"}),
+    "one name in two tables": (
+        [log(), people(name=["p", "q", "r"], title="Dr"), ITEMS.rename(columns={"title": "name"})],
+        {"columns": {"title": "name"}},
+        {"columns": ["title", "name", "title"], "titles": ["a", "b", "c", "40"]}),
+    "one name in two tables, of the users": ([log(), people(kind=7), items(kind="x", age=[1] * 4)],
+        {"columns": {"age": "kind"}},
+        {"columns": ["age", "age", "title", "kind"], "ages": [7, 7, 7]}),
+    "a users' title": ([log(), people(name=["p", "q", "r"]), ITEMS], {"columns": {"title": "name"}},
+        {"columns": ["title", "title"]}),
     "titles that are numbers": ([log(), None, items(title=[300, 1917, 8, 9])], {},
         {"titles": ["300", "1917", "8", "9"]}),
     "genres with bars": ([log(), None, items(genres="x|y, z| ")], {}, {"genres": ("x", "y, z")}),
@@ -341,6 +366,10 @@ TABLES = {
     "genres as broken lists": ([log(), None, items(genres="['x', y']")], {}, "which is not a list"),
     "tags as lists": ([log(), None, items(tags=[["x", 1], [], ["y"], None])], {},
         {"tags": ("x", "1")}),
+    "tags as sets": ([log(), None, items(tags=[{*"qwertyuiop"}, set(), {*"a"}, None])], {},
+        {"tags": tuple("eiopqrtuwy")}),
+    "tags as frozen sets": ([log(), None, items(tags=[frozenset("qwertyuiop")] * 4)], {},
+        {"tags": tuple("eiopqrtuwy")}),
     "tags as arrays": ([log(), None, items(tags=pd.Series([np.array(["x"]), None, None, None]))],
         {}, {"tags": ("x",)}),
     "tags as Arrow lists": ([log(), None, items(tags=ARROW_LISTS)], {}, {"tags": ("x", "y")}),
@@ -366,6 +395,8 @@ TABLES = {
         "none of its ids, such as 1, has interactions"),
     "an item twice": ([log(), None, items(item_id=[10, 20, 30, 30])], {},
         "item_id 30 occurs twice"),
+    "items without rows": ([log(), None, ITEMS[:0]], {}, r"items is empty, of shape \(0, 2\)"),
+    "users without anything": ([log(), pd.DataFrame()], {}, r"users is empty, of shape \(0, 0\)"),
     "items without ids": ([log(), None, ITEMS[["title"]]], {},
         r"needs the column item_id, .*'title'"),
     "a name of ours": ([log(), None, items(original_id=1)], {}, "original_id is a name of ours"),
@@ -388,6 +419,7 @@ def test_tables(kind, capsys):
 # Files
 
 CSV = log().to_csv(index=False)
+TABS = {"sep": "\t", "index": False}
 PLAIN = {"users": SMALL, "items": [10, 20, 30, 40], "times": EXACT}
 RECBOLE = CSV.replace(",", "\t").replace(
     "user_id\titem_id\ttimestamp", "user_id:token\titem_id:token\ttimestamp:float"
@@ -426,8 +458,43 @@ FILES = {
     "tabs in a csv": ({"interactions.csv": CSV.replace(",", "\t")}, "", {}, PLAIN),
     "Windows' ends of lines and mark": (
         {"interactions.csv": b"\xef\xbb\xbf" + CSV.replace("\n", "\r\n").encode()}, "", {}, PLAIN),
+    "blank lines before the header": ({"interactions.csv": "\n  \n\n" + CSV}, "", {}, PLAIN),
+    "blank lines after a mark, Windows": (
+        {"interactions.csv": "\ufeff\r\n\r\n" + CSV.replace("\n", "\r\n")}, "", {}, PLAIN),
+    "blank lines, UTF-16": ({"interactions.csv": ("\n\n" + CSV).encode("utf-16")}, "",
+        {"encoding": "utf-16"}, PLAIN),
+    "blank lines before row numbers": (
+        {"interactions.tsv": "\n" + log().to_csv(sep="\t")}, "", {}, PLAIN),
+    "blank lines only": ({"interactions.csv": "\n\n"}, "", {}, "interactions.csv is empty"),
+    "lines that end in \\r": ({"e.csv": CSV.replace("\n", "\r")}, "e.csv", {},
+        r"e\.csv is not delimited text .*new-line character.* \.csv and \.tsv, .* \.parquet"),
+    "bz2": ({"e.csv.bz2": bz2.compress(CSV.encode())}, "e.csv.bz2", {}, "bz2 is not delimited"),
+    "Excel": ({"e.xlsx": packed(a=CSV)}, "e.xlsx", {}, r"e\.xlsx is not delimited text .*'\\x03'"),
+    "SQLite": ({"e.db": b"SQLite format 3\0" + bytes(100) + b"\n"}, "e.db", {},
+        r"e\.db is not delimited text .*'\\x00'"),
     "gzip": ({"interactions.csv.gz": gzip.compress(CSV.encode())}, "", {}, PLAIN),
     "damaged gzip": ({"interactions.csv.gz": CSV}, "", {}, r"interactions.csv.gz is not a table"),
+    "quotes around names and text, as R writes them": (
+        {"interactions.tsv": ids([*"abc"]).to_csv(**TABS, quoting=QUOTE_NONNUMERIC)}, "", {},
+        PLAIN | {"users": [*"abc"]}),
+    "quotes in ids, as pandas writes them, tabs": (
+        {"interactions.tsv": ids(['a "0"', "b\nc", "d\te"]).to_csv(**TABS)}, "", {},
+        PLAIN | {"users": ['a "0"', "b\nc", "d\te"]}),
+    "quotes in ids, as pandas writes them, bars": (
+        {"interactions.csv": ids(['a "0"', "b|c", "d"]).to_csv(sep="|", index=False)}, "", {},
+        PLAIN | {"users": ['a "0"', "b|c", "d"]}),
+    "a quote without another": ({"interactions.tsv": CSV.replace(",", "\t").replace("1", '"1', 1)},
+        "", {}, r"interactions\.tsv is not a table of 3 columns separated by '\\t' .*Row #2"),
+    "quotes that open titles and don't close": (
+        {"interactions.csv": CSV, "items.tsv": 'item_id\ttitle\n10\t"a\n20\tb\n30\t"c\n40\td\n'},
+        "", {}, r"items\.tsv has other rows inside a value of title: a quote isn't closed"),
+    "quotes in RecBole": (
+        {"x.inter": RECBOLE, "x.item": 'item_id:token\ttitle:token_seq\n10\t"a" b\n20\t"c\n'}, "",
+        {}, {"titles": ['"a" b', '"c', "30", "40"]}),
+    "blanks around separators": ({"interactions.csv": CSV.replace(",", " , ")}, "", {}, PLAIN),
+    "blanks around some ids": (csv(user_id=[" a", "a ", "a", "a", *"bbbbcccc"]), "", {},
+        PLAIN | {"users": [*"abc"]}),
+    "an id of blanks": (csv(user_id=["  ", *"abcdefghijk"]), "", {}, "user_id is missing in row 0"),
     "zip": ({"interactions.csv.zip": packed(a=CSV)}, "", {}, PLAIN),
     "zip of two": ({"interactions.csv.zip": packed(a=CSV, b=CSV)}, "", {}, "must hold one table"),
     "parquet": ({"interactions.parquet": parquet(log())}, "", {}, PLAIN),
@@ -452,6 +519,8 @@ FILES = {
         "first line"),
     "a header only": ({"interactions.csv": CSV[: CSV.index("\n") + 1]}, "", {},
         "there are no interactions"),
+    "users with a header only": (csv() | {"users.csv": "user_id,age\n"}, "", {},
+        r"users\.csv is empty, of shape \(0, 2\). Leave it out"),
     "an empty file": ({"interactions.csv": ""}, "", {}, "interactions.csv is empty"),
     "a short line": ({"interactions.csv": CSV + "1,2\n"}, "", {}, "Expected 3 columns, got 2"),
     "UTF-16": ({"interactions.csv": CSV.encode("utf-16")}, "", {}, "UTF-16, not UTF-8"),
@@ -481,6 +550,15 @@ FILES = {
         {"titles": ["1.50", "7", "30", "40"]}),
     "a title that is written NA": (csv() | {"items.csv": "item_id,title\n10,NA\n20,007\n"}, "", {},
         {"titles": ["NA", "007", "30", "40"]}),
+    "leading zeros of other columns than ids": (
+        csv() | {"items.csv": "item_id,shelf\n10,1\n20,007\n30,0\n40,0.5\n"}, "", {},
+        {"shelf": ["1", "007", "0", "0.5"]}),
+    "leading zeros after signs": (
+        csv() | {"items.csv": "item_id,shelf\n10,1\n20,-07\n30,2\n40,3\n"}, "", {},
+        {"shelf": ["1", "-07", "2", "3"]}),
+    "numbers without leading zeros": (
+        csv() | {"items.csv": "item_id,shelf\n10,1\n20,7\n30,0\n40,0.5\n"}, "", {},
+        {"shelf": [1, 7, 0, 0.5]}),
     "ratings.csv alone": ({"ratings.csv": CSV.replace("user_id,item_id", "userId,movieId")}, "", {},
         PLAIN),
     "ratings.dat alone": ({"ratings.dat": lines("::")}, "", {}, {"times": [9] * 4}),
@@ -510,12 +588,24 @@ def test_files(kind, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("which", "name"),
-    [("shop", "shop"), ("shop/interactions.csv", "shop"), ("shop/may.csv", "may"), ("v.2", "v.2")],
+    [
+        ("shop", "shop"),
+        ("shop/interactions.csv", "shop"),
+        ("shop/may.csv", "may"),
+        ("shop/may.2024.csv", "may.2024"),
+        ("shop/may.2025.csv.gz", "may.2025"),
+        ("shop/may.2026.TXT", "may.2026"),
+        ("shop/may.2027", "may.2027"),
+        ("v.2", "v.2"),
+    ],
 )
 def test_what_a_dataset_is_called(which, name, tmp_path, monkeypatch):
     for file in ("shop/interactions.csv", "shop/may.csv", "v.2/interactions.csv"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(CSV)
+    for file in ("may.2024.csv", "may.2026.TXT", "may.2027"):
+        (tmp_path / "shop" / file).write_text(CSV)
+    (tmp_path / "shop" / "may.2025.csv.gz").write_bytes(gzip.compress(CSV.encode()))
     assert load_dataset(tmp_path / which).name == name
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load_dataset(f"~/{which}").name == name

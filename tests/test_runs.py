@@ -187,6 +187,18 @@ def test_a_trial_ranks_no_test_target(tmp_path):
     assert (trials.without_test_targets(split).targets("test") != 2).all()
 
 
+def test_a_user_who_has_had_everything_is_tried_only_where_people_come_back(tmp_path):
+    folder = write_data(tmp_path / "tiny", movies=6)
+    split = leave_last_out(load_dataset(folder, verbose=False), min_item_interactions=1)
+    with pytest.raises(ValueError, match="all 6 items, received 4 who have, such as user 1"):
+        trials.without_test_targets(split)
+    back = trials.replace(split, dataset=trials.replace(split.dataset, repeats=True))
+    targets = split.targets("test")
+    assert trials.without_test_targets(back).targets("test").tolist() == [
+        2 if target == 1 else 1 for target in targets
+    ]
+
+
 TRIED = """\
 import numpy as np
 from recsys_helpers.datasets import load_dataset
@@ -215,7 +227,9 @@ def write_tried(root):
 def test_a_trial_keeps_what_validation_says_and_nothing_of_the_test(
     checkout, tmp_path, monkeypatch
 ):
-    write_data(tmp_path / "data" / "six", movies=6)
+    six = write_data(tmp_path / "data" / "six", movies=6) / "interactions.csv"
+    # A seventh, for one more user: what stands in for a target is a movie the others haven't seen.
+    six.write_text(six.read_text() + "\n9,6,0\n9,4,4\n9,5,5")
     write_tried(checkout)
     kept, models = tmp_path / "kept", {"fm": {"offset": 3}}
     parameters = tune.parameters_of("01_x", "six", models, checkout)
@@ -235,7 +249,7 @@ def test_a_trial_keeps_what_validation_says_and_nothing_of_the_test(
     assert trial["models"].keys() == {"fm", "dssm"}
     of = trial["models"]["fm"]
     assert of.keys() == {"settings", "validation_metrics", "configuration", "seconds"}
-    assert of["validation_metrics"]["mrr"] == pytest.approx(1 / (5 + 3))  # the fifth of six movies
+    assert of["validation_metrics"]["mrr"] == pytest.approx(1 / (5 + 3))  # the fifth movie
     assert (of["settings"], trial["models"]["dssm"]["settings"]) == ({"offset": 3}, {})
     assert not {"metrics", "ranks", "recommended", "recommended_items", "intervals"} & trial.keys()
     assert trial["numerics"]["vectors"] and "cores" in trial["machine"] and trial["inputs"]
@@ -307,6 +321,10 @@ def test_the_best_trial_by_validation_is_chosen_for_each_model(tmp_path):
         )  # fmt: skip
     chosen = trials.chosen_parameters("02_x", "tiny", tmp_path)
     assert chosen == {"length": 7, "k": 9, "l2": 20}  # of equals, the first by their text
+    with pytest.raises(ValueError, match="a trial of 'fm', received 2 trials of .'ease', 'item_k"):
+        trials.best_trial(trials.load_trials(tmp_path), "fm")
+    with pytest.raises(ValueError, match="a trial of 'fm', received 0 trials"):
+        trials.best_trial([], "fm")
     assert trials.chosen_parameters("03_x", "tiny", tmp_path) == {}
     assert trials.chosen_parameters("02_x", "another", tmp_path) == {}
     table = trials.trials_table("tiny", tmp_path)

@@ -323,6 +323,16 @@ def test_fields_of_other_names_are_read_if_they_are_named():
 # ------------------------------------------------------------------------------------- errors
 
 
+@pytest.mark.parametrize("name", ["history", "history_length", "search", "example_age"])
+def test_no_field_of_the_users_is_called_like_an_input_of_ours(name):
+    split = make_split()
+    users = split.dataset.users.rename(columns={"country": name})
+    split = replace(split, dataset=replace(split.dataset, users=users))
+    training_samples(split, 3, user_fields=["brands"])  # it may be there
+    with pytest.raises(ValueError, match=f"user_fields names '{name}', but history, .*Rename"):
+        training_samples(split, 3, user_fields=["brands", name])
+
+
 @pytest.mark.parametrize(
     "choice, message",
     [
