@@ -455,6 +455,35 @@ def test_vectors_do_not_depend_on_the_batch():
     np.testing.assert_allclose(items[2:3], third, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rows_have_no_vectors_of_the_same_length(kind):
+    inputs, _ = ring(rows=1, positions=1)
+    model = make(kind)
+    nobody, nothing = model.user_vectors(first_rows(inputs, 0)), model.item_vectors([])
+    assert nobody.shape == nothing.shape == (0, model.user_vectors(inputs).shape[1])
+
+
+@pytest.mark.parametrize(
+    ("ids", "received"),
+    [
+        ([1.7], r"float64 \(1,\)"),
+        ([True, False], r"bool \(2,\)"),
+        (["1"], r"<U1 \(1,\)"),
+        ([[1, 2]], r"int64 \(1, 2\)"),
+        (1, r"int64 \(\)"),
+        ([2**32 + 1, 3], f"3 to {2**32 + 1}"),
+        ([0, 4], "0 to 4"),
+        ([-1], "-1 to -1"),
+        ([999, 2], "2 to 999"),
+    ],
+)
+def test_items_that_are_none_have_no_vectors(ids, received):
+    message = rf"integers \[n\] from 1 to {NUM_ITEMS}, received {received}\."
+    with pytest.raises(ValueError, match=message):
+        still().item_vectors(ids)
+    assert still().item_vectors(np.array([NUM_ITEMS, 1], "uint8")).shape == (2, DIM)
+
+
 def test_fields_that_a_dataset_lacks_have_tables_of_one_row():
     """Tables are made by the first batch, without building the model before."""
     inputs, targets = ring(rows=16)
