@@ -175,7 +175,8 @@ class TwoTower(keras.Model):
         there are no classes to weigh.
 
         Raises:
-            ValueError: on arrays that do not fit each other or the towers.
+            ValueError: on arrays that do not fit each other or the towers, and on batches of a
+                single target whose negatives would be the others of its batch.
         """
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         if given.get("class_weight") is not None:
@@ -191,6 +192,7 @@ class TwoTower(keras.Model):
         elif held_out is None and share:
             arrays, given["validation_data"] = batches.split_off(arrays, share)
         batch_size = given.get("batch_size") or 32
+        batches.check_negatives(self.sampler, arrays[1], batch_size)
         if given.get("validation_batch_size") is None:
             given["validation_batch_size"] = batch_size
         if keras.backend.backend() != "tensorflow":
