@@ -271,6 +271,9 @@ def test_the_engine_answers_as_exact_search(milvus, metric):
         (found, scores), (best, true) = engine.query(*asked), exact.query(*asked)
         assert np.array_equal(found, best) and np.allclose(scores, true, rtol=1e-5)
     assert len(engine) == 200
+    for queries, exclude in ((users, [[1]]), (users, [1] * 5), (users[0], 5)):
+        with pytest.raises(ValueError, match="lists of ids, one a row; received"):
+            engine.query(queries, 1, exclude)
 
 
 @pytest.mark.filterwarnings("ignore")
