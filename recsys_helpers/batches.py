@@ -56,6 +56,20 @@ def checked_arrays(x, y, weight, num_items):
     return [x, y.astype("int32", copy=False), weight]
 
 
+def check_negatives(sampler, y, batch_size):
+    """Refuse batches of one target, which would have no negatives where they are the others.
+
+    Raises:
+        ValueError: if the sampler takes a batch's own targets, and no batch of y [n, T] has two.
+    """
+    if getattr(sampler, "num_sampled", 0) is None and min(batch_size, len(y)) * y.shape[1] < 2:
+        raise ValueError(
+            f"{type(sampler).__name__}: the negatives of a target are the others of its batch, but "
+            f"received {len(y)} rows of one target, in batches of {batch_size}. Make the batch "
+            "larger, or use a sampler that draws."
+        )
+
+
 def split_off(arrays, share):
     """The first rows to train on, and the last `share` of them, as Keras splits arrays."""
     rows = len(arrays[1])

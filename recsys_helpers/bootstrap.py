@@ -23,9 +23,15 @@ def means_of_draws(
 
     Returns:
         By model: its mean in each draw, [num_samples].
+
+    Raises:
+        ValueError: if there are not as many users of each model.
     """
     if not values:
         return {}
+    users = {model: np.shape(runs)[-1] for model, runs in values.items()}
+    if len(set(users.values())) > 1:
+        raise ValueError(f"expected values of the same users, received numbers of users {users}.")
     generator = np.random.default_rng(seed)
     every = np.concatenate(list(values.values())).T  # [users, runs of all models]
     users, means = len(every), []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys_helpers.index import ExactIndex
+from recsys_helpers.index import ExactIndex, excluded_by_row
 
 
 class DeltaIndex:
@@ -51,7 +51,7 @@ class DeltaIndex:
         if self.delta is not None:
             kept = ~np.isin(self.delta.ids, new.ids)
             vectors = np.concatenate([self.delta.vectors[kept], vectors])
-            new = ExactIndex(self.index.metric).build(vectors, np.r_[self.delta.ids[kept], ids])
+            new = ExactIndex(self.index.metric).build(vectors, np.r_[self.delta.ids[kept], new.ids])
         self.delta = new
         self._replaced = self.index.ids[self.index._rows(new.ids)]
         return self
@@ -63,16 +63,11 @@ class DeltaIndex:
         """
         queries = np.asarray(vectors)
         if queries.ndim == 2:
-            exclude = [()] * len(queries) if exclude is None else list(exclude)
-            if len(exclude) != len(queries) or any(map(np.isscalar, exclude)):
-                raise ValueError(
-                    f"exclude must hold {len(queries)} lists of ids, one for each row; received "
-                    f"{len(exclude)} entries."
-                )
+            exclude = excluded_by_row(exclude, len(queries))
             found = [self.query(query, k, ids) for query, ids in zip(queries, exclude, strict=True)]
             ids, scores = zip(*found, strict=True) if found else ((), ())
             return np.array(ids, np.int64).reshape(-1, k), np.array(scores, "f4").reshape(-1, k)
-        exclude = [] if exclude is None else list(exclude)
+        (exclude,) = map(list, excluded_by_row([exclude], 1))
         parts, left = [], 0
         for index, hidden in ((self.index, [*exclude, *self._replaced]), (self.delta, exclude)):
             if index is not None:

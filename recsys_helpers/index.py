@@ -34,8 +34,7 @@ class _Index:
     def __init__(self, metric: str = "dot"):
         if metric not in ("dot", "cosine"):
             raise ValueError(f'metric must be "dot" or "cosine", received {metric!r}.')
-        self.metric = metric
-        self.vectors = self.ids = None
+        self.metric, self.vectors, self.ids = metric, None, None
 
     def build(self, vectors: np.ndarray, ids: np.ndarray):
         """Index a catalogue, in place of whatever was indexed before, and return the index.
@@ -46,7 +45,7 @@ class _Index:
             ids: [n] distinct integers; row i of `vectors` belongs to `ids[i]`.
 
         Raises:
-            ValueError: on an empty catalogue, shapes that do not fit, NaN, infinity, repeated ids.
+            ValueError: on no items, shapes that do not fit, NaN, infinity, ids twice or over int64.
         """
         vectors, ids = np.asarray(vectors), np.asarray(ids)
         fits = vectors.ndim == 2 and vectors.size and ids.shape == vectors.shape[:1]
@@ -59,11 +58,12 @@ class _Index:
             vectors = np.array(vectors, np.float32, order="C")  # a copy: later changes stay outside
         bad = ~np.isfinite(vectors).all(axis=1)
         if bad.any():
-            row = int(bad.argmax())
             raise ValueError(
-                f"{bad.sum()} of {len(vectors)} vectors have entries that are NaN, infinite or too "
-                f"large for float32, first row {row} (id {ids[row]}). Has the training diverged?"
+                f"{bad.sum()} of {len(vectors)} vectors are NaN, infinite or too large (float32), "
+                f"first row {(row := bad.argmax())} (id {ids[row]}). Has the training diverged?"
             )
+        if (id := int(ids.max())) >= 2**63:
+            raise ValueError(f"ids must fit into int64, received {id}: number the items anew.")
         ids = ids.astype(np.int64)
         values, occurrences = np.unique(ids, return_counts=True)
         if (often := occurrences.max()) > 1:
@@ -92,7 +92,7 @@ class _Index:
             equal scores, the item that came first in `build` is first.
 
         Raises:
-            ValueError: on a wrong dimension, NaN or infinity, or if fewer than k items are left.
+            ValueError: on what does not fit, NaN or infinity, or if fewer than k items are left.
         """
         if self.ids is None:
             raise ValueError("the index is empty: build or load it first.")
@@ -104,18 +104,9 @@ class _Index:
             )
         if not 1 <= k <= len(self.ids):
             raise ValueError(f"k must be from 1 to the number of items, {len(self)}, received {k}.")
-        one = queries.ndim == 1
-        if one:
-            queries, exclude = queries[None], [() if exclude is None else exclude]
-        else:
-            exclude = [()] * len(queries) if exclude is None else list(exclude)
-            if len(exclude) != len(queries) or any(map(np.isscalar, exclude)):
-                raise ValueError(
-                    f"exclude must hold {len(queries)} lists of ids, one for each row; received "
-                    f"{len(exclude)} entries."
-                )
-        ids = np.empty((len(queries), k), np.int64)
-        scores = np.empty((len(queries), k), np.float32)
+        one, queries = queries.ndim == 1, queries.reshape(-1, self.dimension)
+        exclude = excluded_by_row([exclude] if one else exclude, len(queries))
+        ids, scores = (np.empty((len(queries), k), dtype) for dtype in (np.int64, np.float32))
         self._search(queries, exclude, ids, scores)
         return (ids[0], scores[0]) if one else (ids, scores)
 
@@ -158,11 +149,14 @@ class _Index:
         Raises:
             FileNotFoundError: if there is no saved index, or one of its files is missing.
             ValueError: if a file is truncated or foreign (its size and a checksum of its two ends
-                tell), or the index is of another kind.
+                tell), or the index is of another kind, or something isn't said of it.
         """
         folder, metadata = Path(path), _metadata(Path(path))
         if (kind := metadata["index"]) != cls.__name__:
             raise ValueError(f"{folder} holds an {kind}, expected {cls.__name__}: use that class.")
+        expected = {*cls._parameters, "longest", *cls._writers}
+        if missing := sorted(expected - {*metadata, *metadata["files"]}):
+            raise ValueError(f"{folder}'s metadata.json lacks {missing}. Build the index anew.")
         index = cls(**{name: metadata[name] for name in cls._parameters})
         paths = {name: folder / file["name"] for name, file in metadata["files"].items()}
         try:
@@ -211,15 +205,14 @@ class _Index:
 
     def _rows(self, ids) -> np.ndarray:
         """Distinct rows of those ids that the catalogue has."""
-        ids = np.array(sorted(set(map(int, ids))), np.int64)
+        ids = np.array(sorted(i for i in set(map(int, ids)) if -(2**63) <= i < 2**63), np.int64)
         place = np.searchsorted(self.ids, ids, sorter=self._by_id)
         rows = self._by_id[np.minimum(place, len(self.ids) - 1)]
         return rows[self.ids[rows] == ids]
 
     def _direction(self, query: np.ndarray) -> np.ndarray:
         """The float64 query [d], scaled to length 1."""
-        length = math.sqrt(query.dot(query))
-        if not math.isfinite(length):
+        if not math.isfinite(length := math.sqrt(query.dot(query))):
             raise ValueError("the query vector contains NaN or infinity, or is far too long.")
         return query / (length or 1)
 
@@ -231,8 +224,7 @@ class _Index:
         return self.ids.take(rows.take(order)), scores.take(order)
 
     def _check_left(self, k: int, excluded: np.ndarray) -> None:
-        left = len(self) - len(excluded)
-        if left < k:
+        if (left := len(self) - len(excluded)) < k:
             raise ValueError(
                 f"expected at least k = {k} items that are not excluded, but only {left} of the "
                 f"{len(self)} items are left. Ask for fewer, or exclude fewer."
@@ -255,8 +247,7 @@ class ExactIndex(_Index):
                 excluded = self._rows(exclude[row])
                 self._check_left(k, excluded)
                 products[excluded] = -np.inf
-                kth = np.partition(products, -k)[-k]
-                candidates = np.flatnonzero(products >= kth - rounding)
+                candidates = np.flatnonzero(products >= np.partition(products, -k)[-k] - rounding)
                 ids[row], scores[row] = self._ranked(candidates, exact[row], k)
 
 
@@ -269,9 +260,8 @@ class AnnoyIndex(_Index):
         metric: "dot" or "cosine".
         n_trees: more trees find more, and need more memory and more time to build.
         search_k: how many candidates a query collects from the leaves, repetitions included; None:
-            n_trees times the number of items asked for, Annoy's default. The attribute may be
-            changed at any time.
-        seed: of the splits.
+            n_trees times the number of items asked for, Annoy's default. May change at any time.
+        seed: of the splits, from 0 and below 2**31.
     """
 
     _parameters = ("metric", "n_trees", "search_k", "seed")
@@ -281,10 +271,10 @@ class AnnoyIndex(_Index):
         self, metric: str = "dot", n_trees: int = 50, search_k: int | None = None, seed: int = 0
     ):
         super().__init__(metric)
-        if n_trees < 1 or (search_k is not None and search_k < 1) or seed < 0:
+        if n_trees < 1 or (search_k is not None and search_k < 1) or not 0 <= seed < 2**31:
             raise ValueError(
-                "n_trees and search_k must be at least 1 (search_k may be None) and the seed not "
-                f"negative, received {n_trees}, {search_k} and {seed}."
+                "n_trees and search_k must be at least 1 (search_k may be None) and the seed from "
+                f"0 to 2**31 - 1, received {n_trees}, {search_k} and {seed}."
             )
         self.n_trees, self.search_k, self.seed = n_trees, search_k, seed
 
@@ -377,6 +367,17 @@ def recommend(
             except ValueError as error:
                 raise ValueError(f"user {user}: {error}") from None
         raise
+
+
+def excluded_by_row(exclude, rows: int) -> list:
+    """The `exclude` of a batch of queries as a collection of ids for each of its rows."""
+    exclude = [None] * rows if exclude is None else exclude
+    lists = [exclude] if np.isscalar(exclude) else list(exclude)
+    if len(lists) != rows or any(map(np.isscalar, lists)):
+        raise ValueError(
+            f"exclude needs {rows} lists of ids, one a row; received {len(lists)}: {lists!s:.40}."
+        )
+    return [() if ids is None else ids for ids in lists]
 
 
 def _seal(path: Path) -> dict:

@@ -45,8 +45,8 @@ def ranks_from_vectors(
         int64 [u], 1-based: 1 + the number of unseen other items that score at least as high.
 
     Raises:
-        ValueError: shapes that do not fit, NaN, ids that are unknown, a target among the seen items
-            of its user.
+        ValueError: shapes that do not fit, a block of no users, NaN, ids that are unknown, a target
+            among the seen items of its user.
     """
     users, items = np.asarray(user_vectors), np.asarray(item_vectors, np.float64)
     if users.ndim != 2 or items.ndim != 2 or users.shape[1] != items.shape[1] or not items.size:
@@ -59,7 +59,8 @@ def ranks_from_vectors(
             f"expected one user vector per target, received {len(users)} vectors and "
             f"{len(targets)} targets."
         )
-    block_size = block_size or max(1, BLOCK_BYTES // (8 * len(items)))
+    if block_size is None:
+        block_size = max(1, BLOCK_BYTES // (8 * len(items)))
     transposed = np.ascontiguousarray(items.T)
     longest = _lengths(items, "item").max()
     rounding = 2 * items.shape[1] * np.finfo(np.float64).eps * longest
@@ -89,8 +90,8 @@ def ranks_from_scores(
         int64 [u], see `ranks_from_vectors`. Only equal scores are ties.
 
     Raises:
-        ValueError: shapes that do not fit, NaN, ids that are unknown, a target among the seen items
-            of its user.
+        ValueError: shapes that do not fit, a block of no users, NaN, ids that are unknown, a target
+            among the seen items of its user.
     """
     return _ranks(lambda rows: (np.asarray(score_block(rows)), 0), targets, seen, block_size)
 
@@ -129,6 +130,7 @@ def user_values(ranks: np.ndarray, metric: str) -> np.ndarray:
             "ranks must be integers from 1, one per user, received "
             f"{ranks.dtype} {ranks.shape}, smallest {ranks.min() if ranks.size else 'none'}."
         )
+    ranks = ranks.astype(np.int64, copy=False)  # of int8 numpy would make float16
     if metric == "mrr":
         return 1 / ranks
     name, _, k = metric.partition("@")
@@ -145,10 +147,8 @@ def user_values(ranks: np.ndarray, metric: str) -> np.ndarray:
 
 def metric_names(ks: tuple[int, ...] | None = None) -> list[str]:
     """Hit rate, NDCG and precision at each k, and MRR; None: at KS, and hit rates at WIDE_KS."""
-    names = [f"{name}@{k}" for name in ("hit_rate", "ndcg", "precision") for k in ks or KS] + [
-        "mrr"
-    ]
-    return names if ks else names + [f"hit_rate@{k}" for k in WIDE_KS]
+    names = [f"{name}@{k}" for name in ("hit_rate", "ndcg", "precision") for k in ks or KS]
+    return [*names, "mrr", *(f"hit_rate@{k}" for k in (() if ks else WIDE_KS))]
 
 
 def metrics_from_ranks(ranks: np.ndarray, ks: tuple[int, ...] | None = None) -> dict[str, float]:
@@ -336,6 +336,8 @@ def items_by_user(table: pd.DataFrame, num_users: int) -> tuple[np.ndarray, np.n
 
 def _ranks(block, targets, seen, block_size) -> np.ndarray:
     """`block(rows)` gives scores [b, n], and what differences count as none ([b] or 0)."""
+    if block_size < 1:
+        raise ValueError(f"block_size must be at least 1, received {block_size}.")
     targets = np.asarray(targets)
     offsets, seen_items = items_by_user(seen, len(targets))
     ranks = np.empty(len(targets), np.int64)

@@ -110,7 +110,8 @@ def show_table(
 ) -> Styler:
     """The book's one style of table.
 
-    A named index becomes the first column. None and NaN are a dash. A cell (mean, low, high) or
+    A named index becomes the first column. None and NaN are a dash. Text is shown as it is, markup
+    in it, too. A cell (mean, low, high) or
     (mean, deviation) becomes two: the value, and its interval or "± deviation", with two digits of
     the narrowest interval of the column and no more.
 
@@ -140,7 +141,7 @@ def show_table(
         frame = frame.reset_index()
     shown, classes, chosen = {}, {}, {}
     for number, (name, column) in enumerate(frame.items()):
-        values, key = list(column), (number, 0)
+        values, key = [None if _missing(value) else value for value in column], (number, 0)
         pairs = [value if isinstance(value, tuple) else None for value in values]
         if any(pairs):
             widths = [p[1] if len(p) == 2 else (p[2] - p[1]) / 2 for p in pairs if p]
@@ -168,7 +169,7 @@ def show_table(
     table.columns = marks.columns = [chosen.get(key, "\u200b" * number) for number, key in
                                      enumerate(order)]  # fmt: skip
     style = table.style.hide(axis="index").set_caption(caption.replace("`", ""))
-    style = style.set_td_classes(marks)
+    style = style.set_td_classes(marks).format(escape="html").format_index(escape="html", axis=1)
     style.set_uuid(sha1((caption + table.to_csv()).encode()).hexdigest()[:8])
     style.cell_ids = False
     return style.set_table_attributes('class="book-table"').set_table_styles(
@@ -192,28 +193,36 @@ def _spread(cell: tuple, digits: int) -> str:
     return f"[{cell[1]:.{digits}f}, {cell[2]:.{digits}f}]"
 
 
+def _missing(value) -> bool:
+    """None, NaN, pd.NA, and a cell of which the value is."""
+    value = value[0] if isinstance(value, tuple) and value else value
+    return pd.api.types.is_scalar(value) and pd.isna(value)
+
+
 def _text(value, form: str | Callable | None = None) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None:
         return "–"
     if isinstance(value, str | bool | np.bool_):
         return str(value)
     if form:
         return form(value) if callable(form) else form.format(value)
-    if isinstance(value, int | np.integer) or (isinstance(value, float) and value == int(value)
+    if isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer()
                                                and abs(value) >= 1000):  # fmt: skip
         return f"{int(value):,}"
     return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
 
 
 def _best(values: list) -> list[bool]:
-    """The largest, and what can't be told from it."""
+    """The largest, and what can't be told from it; nothing where nothing is known."""
     means = [v[0] if isinstance(v, tuple) else v for v in values]
-    top = max(range(len(means)), key=lambda i: (means[i] is not None, means[i]))
-    cell = values[top]
-    low = cell
+    known = [i for i, mean in enumerate(means) if mean is not None]
+    if not known:
+        return [False] * len(means)
+    top = max(known, key=lambda i: means[i])
+    low = cell = values[top]
     if isinstance(cell, tuple):
         low = cell[1] if len(cell) == 3 else cell[0] - cell[1]
-    return [m >= low for m in means]
+    return [i == top or (mean is not None and mean >= low) for i, mean in enumerate(means)]
 
 
 def _rules(labels: list, rule_before: tuple) -> list[int]:

@@ -20,12 +20,7 @@ import pandas as pd
 
 from recsys_helpers.bootstrap import interval, means_of_draws
 from recsys_helpers.machine import describe_machine
-from recsys_helpers.metrics import (
-    bootstrap_interval,
-    evaluate,
-    recommendation_metrics,
-    user_values,
-)
+from recsys_helpers.metrics import bootstrap_interval, evaluate, recommendation_metrics, user_values
 from recsys_helpers.splits import Split
 
 # Names in the tables, in their order: the baselines first, then the models as the book meets them.
@@ -311,7 +306,7 @@ def paired_differences(
         "<model> − <other>".
 
     Raises:
-        ValueError: if `against`, or a model of `pairs`, has no record.
+        ValueError: if `against`, or a model of `pairs`, has no record, or users aren't the same.
     """
     values = _values(dataset, metric, folder)
     named = {against} - {None} if pairs is None else {model for pair in pairs for model in pair}
@@ -376,9 +371,13 @@ def _by_model(dataset, folder) -> dict[str, list[dict]]:
 
 def _values(dataset, metric: str, folder) -> dict[str, np.ndarray]:
     """By model: [seeds, users]; one row where all seeds give the same, as without chance."""
+    models = _by_model(dataset, folder)
+    users = {model: {len(run["ranks"]) for run in runs} for model, runs in models.items()}
+    if len(set().union(*users.values())) > 1:
+        raise ValueError(f"expected records of the same users, received numbers of users {users}.")
     values = {
         model: np.stack([user_values(run["ranks"], metric) for run in runs])
-        for model, runs in _by_model(dataset, folder).items()
+        for model, runs in models.items()
     }
     return {m: v[:1] if (v == v[0]).all() else v for m, v in values.items()}
 

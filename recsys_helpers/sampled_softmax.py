@@ -30,19 +30,23 @@ class Sampler:
     Args:
         num_items: size of the catalogue; ids run from 1 to `num_items`.
         num_sampled: number of negatives S, drawn once for each batch and shared by its rows; None
-            where the batch decides.
+            where they are the batch's own targets, of which it then needs two.
 
     Attributes:
+        draws: whether `num_sampled` negatives are drawn, so that None is refused.
         log_q: float32 `[num_items + 1]`, log-probability of each id in one draw (-inf: never).
 
     Raises:
         ValueError: if either is no positive integer.
     """
 
+    draws = False
+
     def __init__(self, num_items, num_sampled):
         for name, value in (("num_items", num_items), ("num_sampled", num_sampled)):
             whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if not (whole and value >= 1) and not (name == "num_sampled" and value is None):
+            of_the_batch = name == "num_sampled" and value is None and not self.draws
+            if not (whole and value >= 1) and not of_the_batch:
                 raise ValueError(
                     f"{type(self).__name__}: expected {name} to be a positive integer. "
                     f"Received {value!r}."
@@ -123,6 +127,8 @@ class UniformSampler(Sampler):
         num_sampled: number of negatives a batch.
     """
 
+    draws = True
+
     @property
     def log_q(self):
         """See `Sampler`."""
@@ -157,14 +163,18 @@ class PopularitySampler(Sampler):
 
     Raises:
         ValueError: if the counts are not one row of finite, non-negative numbers, if the entry
-            for padding is not 0, or if all are 0.
+            for padding is not 0, or if all are 0, or if alpha makes infinities of them.
     """
+
+    draws = True
 
     def __init__(self, counts, num_sampled, alpha=0.75):
         self.counts, self.alpha = _checked(counts), float(alpha)
         super().__init__(len(self.counts) - 1, num_sampled)
         nothing = np.zeros_like(self.counts)
         weights = np.power(self.counts, self.alpha, where=self.counts > 0, out=nothing)
+        if not 0 < weights.sum() < np.inf:
+            raise ValueError(f"Expected alpha such that count^alpha is finite. Received {alpha}.")
         self.log_q = _log_q(weights)
         self._keep, self._alias = _alias_table(weights[1:] / weights.sum())
 
@@ -189,7 +199,8 @@ class InBatchSampler(Sampler):
     """A row's negatives are the other rows' targets, so q is the frequency of targets.
 
     No further items have to be encoded, hence its wide use. Popular items are drawn most often,
-    hence its need of the log-Q correction (Yi et al. 2019).
+    hence its need of the log-Q correction (Yi et al. 2019). A target alone in its batch has no
+    negatives: its loss is 0, and nothing is learnt of it.
 
     Args:
         counts: `[num_items + 1]`, how often each id is a training target; entry 0 is padding.

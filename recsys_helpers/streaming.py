@@ -29,7 +29,8 @@ class StreamingSampler(Tower, Sampler):
     is better.
 
     A layer without trainable weights: A, B and t are saved and loaded with the model, so that a
-    training that is taken up again goes on where the stream was left.
+    training that is taken up again goes on where the stream was left. As with `InBatchSampler`, a
+    target alone in its batch has no negatives.
 
     Args:
         num_items: size of the catalogue; ids run from 1 to `num_items`. No array has this size.
@@ -123,6 +124,8 @@ class MixedSampler(Sampler):
         counts: `[num_items + 1]`, how often each id is a training target; entry 0 is padding.
         num_sampled: number of negatives drawn evenly for a batch.
     """
+
+    draws = True
 
     def __init__(self, counts, num_sampled):
         self.in_batch = InBatchSampler(counts)

@@ -175,7 +175,8 @@ class TwoTower(keras.Model):
         there are no classes to weigh.
 
         Raises:
-            ValueError: on arrays that do not fit each other or the towers.
+            ValueError: on arrays that do not fit each other or the towers, and on batches of a
+                single target whose negatives would be the others of its batch.
         """
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         if given.get("class_weight") is not None:
@@ -191,6 +192,7 @@ class TwoTower(keras.Model):
         elif held_out is None and share:
             arrays, given["validation_data"] = batches.split_off(arrays, share)
         batch_size = given.get("batch_size") or 32
+        batches.check_negatives(self.sampler, arrays[1], batch_size)
         if given.get("validation_batch_size") is None:
             given["validation_batch_size"] = batch_size
         if keras.backend.backend() != "tensorflow":
@@ -291,18 +293,32 @@ class TwoTower(keras.Model):
     # Vectors
 
     def user_vectors(self, inputs, batch_size=1024):
-        """The users' vectors after the last moment of each row, a numpy array [n, d]."""
+        """The users' vectors after the last moment of each row, a numpy array [n, d].
+
+        Raises:
+            ValueError: on inputs that do not fit the user tower.
+        """
         self._check_inputs(inputs)
         vectors = []
-        for start in range(0, len(keras.tree.flatten(inputs)[0]), batch_size):
+        for start in range(0, len(keras.tree.flatten(inputs)[0]) or 1, batch_size):  # none: [0, d]
             rows = batches.rows_of(inputs, slice(start, start + batch_size))
             rows = keras.tree.map_structure(ops.convert_to_tensor, rows)
             vectors.append(_as_numpy(self(rows, training=False)[:, -1]))
         return np.concatenate(vectors)
 
     def item_vectors(self, ids=None, batch_size=65_536):
-        """Vectors of the items `ids` [n] as a numpy array [n, d]; None: of all, from item 1 on."""
+        """Vectors of the items `ids` [n] as a numpy array [n, d]; None: of all, from item 1 on.
+
+        Raises:
+            ValueError: if the ids aren't integers from 1 to num_items.
+        """
         ids = np.arange(1, self.num_items + 1) if ids is None else np.asarray(ids)
+        whole = ids.dtype.kind in "iu" and ids.ndim == 1
+        if ids.size and not (whole and 1 <= ids.min() <= ids.max() <= self.num_items):
+            received = f"{ids.min()} to {ids.max()}" if whole else f"{ids.dtype} {ids.shape}"
+            raise ValueError(
+                f"item ids must be integers [n] from 1 to {self.num_items}, received {received}."
+            )
         blocks = np.split(ids.astype("int32"), range(batch_size, len(ids), batch_size))
         vectors = [self.item_tower(ops.convert_to_tensor(b), training=False) for b in blocks]
         return np.concatenate([_as_numpy(block) for block in vectors])

@@ -99,5 +99,12 @@ def test_errors_say_what_arrived():
         index.add(np.ones((2, 8)), [5, 5])
     with pytest.raises(ValueError, match="expected queries of shape"):
         index.query(np.ones(3), 5)
-    with pytest.raises(ValueError, match="exclude must hold 20 lists"):
+    with pytest.raises(ValueError, match="exclude needs 20 lists of ids"):
         index.query(QUERIES, 5, [[]])
+
+
+def test_ids_of_any_integers_can_be_added_twice():
+    index = DeltaIndex(large("exact"))
+    for id in (5000, 5001):  # int64 and uint64 together would be float64
+        index.add(np.ones((1, 8)), np.array([id], "uint64"))
+    assert list(index.ids[-2:]) == [5000, 5001]

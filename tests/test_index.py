@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from recsys_helpers import index as index_module
+from recsys_helpers.delta import DeltaIndex
 from recsys_helpers.index import AnnoyIndex, ExactIndex, recommend
 from recsys_helpers.metrics import recall
 
@@ -401,6 +402,7 @@ def test_later_changes_of_the_arrays_do_not_reach_the_index(kind):
         ([[0, 1], [2, np.nan], [3, 4]], [7, 8, 9], r"NaN.*row 1 \(id 8\)"),
         ([[0, 1], [2, 3], [-np.inf, 4]], [7, 8, 9], r"infinite.*row 2 \(id 9\)"),
         ([[0, 1e39], [2, 3], [3, 4]], [7, 8, 9], r"too large.*row 0 \(id 7\)"),
+        (np.ones((2, 2)), np.array([1, 2**63 + 5], "uint64"), f"fit into int64.*{2**63 + 5}"),
     ],
 )
 def test_build_says_what_is_wrong(kind, vectors, ids, message):
@@ -427,10 +429,30 @@ def test_query_says_what_is_wrong(kind, metric):
                 index.query(np.array(query), 1)
             with pytest.raises(ValueError, match="NaN or infinity"):
                 index.query(np.array([[1, 0, 0, 0], query]), 1)
-    with pytest.raises(ValueError, match="2 lists of ids.*received 3 entries"):
-        index.query(np.ones((2, 4)), 1, exclude=[[1], [2], [3]])
-    with pytest.raises(ValueError, match="one for each row"):
-        index.query(np.ones((2, 4)), 1, exclude=[1, 2])
+    for query, exclude, message in (
+        (np.ones((2, 4)), [[1], [2], [3]], r"2 lists of ids, one a row; received 3: \[\[1\], \[2"),
+        (np.ones((2, 4)), [1, 2], r"2 lists of ids, one a row; received 2: \[1, 2\]"),
+        (np.ones((2, 4)), 5, r"2 lists of ids, one a row; received 1: \[5\]"),
+        (np.ones(4), 5, r"1 lists of ids, one a row; received 1: \[5\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            index.query(query, 1, exclude)
+        with pytest.raises(ValueError, match=message):
+            DeltaIndex(index).query(query, 1, exclude)
+
+
+@BOTH
+def test_excluding_what_no_index_could_hold_does_no_harm(kind):
+    index = kind().build(np.eye(3), np.array([4, 5, 6], "uint64"))
+    unknown = [2**70, -(2**70), 2**63, 5]
+    for asked in (index, DeltaIndex(index), DeltaIndex(index).add(np.ones((1, 3)), [-(2**63)])):
+        assert asked.query([0, 2, 1], 1, unknown)[0].tolist() == asked.query([0, 2, 1], 1, [5])[0]
+        assert 5 not in asked.query([0, 2, 1], 2, np.array([5, 2**63], "uint64"))[0]
+        (nothing, some), _ = asked.query([[0, 2, 1]] * 2, 2, [None, unknown])
+        np.testing.assert_array_equal(nothing, asked.query([0, 2, 1], 2)[0])
+        np.testing.assert_array_equal(some, asked.query([0, 2, 1], 2, [5])[0])
+    with pytest.raises(ValueError, match="only 2 of the 3 items are left"):
+        index.query([0, 2, 1], 3, unknown)
 
 
 @BOTH
@@ -449,6 +471,9 @@ def test_options_are_checked():
     for options in ({"n_trees": 0}, {"n_trees": -1}, {"search_k": 0}, {"seed": -1}):
         with pytest.raises(ValueError, match="at least 1"):
             AnnoyIndex(**options)
+    with pytest.raises(ValueError, match=rf"the seed from 0 to 2\*\*31 - 1.* and {2**31}\."):
+        AnnoyIndex(seed=2**31)
+    AnnoyIndex(n_trees=1, seed=2**31 - 1).build(np.eye(2), [1, 2])
 
 
 # Files
@@ -568,6 +593,15 @@ def test_metadata_that_does_not_fit_is_refused(saved, tmp_path):
         (saved / "metadata.json").write_text(text)
         with pytest.raises(ValueError, match="metadata.json"):
             AnnoyIndex.load(saved)
+
+
+@pytest.mark.parametrize("lacking", ["seed", "longest", "vectors.npy", "forest.ann"])
+def test_metadata_that_does_not_say_all_is_refused(saved, lacking):
+    metadata = json.loads((saved / "metadata.json").read_text())
+    (metadata["files"] if "." in lacking else metadata).pop(lacking)
+    (saved / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match=rf"metadata.json lacks \['{lacking}'\]\. Build the index"):
+        AnnoyIndex.load(saved)
 
 
 def save_in_turn(folder, times):

@@ -145,6 +145,11 @@ def test_nan_and_wrong_shapes_are_errors():
         ranks_from_vectors(users[:49], items, targets, seen)
     with pytest.raises(ValueError, match=r"users 1 to 16, received \(50, 80\)"):
         ranks_from_scores(lambda rows: np.zeros((50, 80)), targets, seen, block_size=16)
+    for size in (0, -1):  # with no block there would be no ranks, and whatever memory held
+        with pytest.raises(ValueError, match=f"block_size must be at least 1, received {size}"):
+            ranks_from_vectors(users, items, targets, seen, size)
+        with pytest.raises(ValueError, match=f"block_size must be at least 1, received {size}"):
+            ranks_from_scores(lambda rows: scores[rows], targets, seen, size)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 81])
@@ -233,6 +238,15 @@ def test_metrics_by_hand():
     )
     assert list(user_values(ranks, "hit_rate@2")) == [1, 1, 0, 0]
     assert list(user_values(ranks, "ndcg@7")) == pytest.approx([1, 1 / np.log2(3), 1 / 3, 0])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint64"])
+def test_metrics_are_the_same_whatever_integers_hold_the_ranks(dtype):
+    ranks = np.array([1, 3, 100, np.iinfo(dtype).max if dtype != "uint64" else 2**40])
+    for metric in metric_names():
+        values = user_values(ranks.astype(dtype), metric)
+        assert values.dtype == np.float64
+        np.testing.assert_array_equal(values, user_values(ranks, metric))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import sys
+from html import unescape
 from pathlib import Path
 
 import matplotlib
@@ -75,6 +76,19 @@ def test_numbers_of_all_sizes_have_as_many_digits():
     assert rows[1:] == [["1,560"], ["–"]]
 
 
+def test_text_is_no_markup_and_what_is_missing_a_dash():
+    title = """<b>x</b> & 'y' "z" $a < b$"""
+    column = [title, None, np.nan, pd.NA, pd.NaT, np.float32("nan"), np.inf]
+    rows, _ = rows_of(show_table(pd.DataFrame({"<i>": column}, dtype=object), formats="{:.1f}"))
+    assert unescape(rows[0][0]) == "<i>" and "<" not in rows[0][0] + rows[1][0]
+    assert unescape(rows[1][0]) == title and rows[2:-1] == [["–"]] * 5 and rows[-1] == ["inf"]
+    rows, _ = rows_of(show_table(pd.DataFrame({"n": [np.inf, 2000.0]})))
+    assert rows[1:] == [["inf"], ["2,000"]]
+    for nullable in (pd.array([1, None], "Int64"), pd.array(["a", None], "string")):
+        rows, _ = rows_of(show_table(pd.DataFrame({"n": nullable})))
+        assert rows[2] == ["–"]
+
+
 def test_intervals_that_a_figure_shows_still_decide_digits_and_what_is_bold():
     frame = pd.DataFrame({"x": [(0.51234, 0.4, 0.6), (0.41, 0.3, 0.5), (0.39, 0.3, 0.5)]})
     rows, html = rows_of(show_table(frame.rename_axis("m"), best=("x",), spread=False))
@@ -91,6 +105,11 @@ def test_the_best_is_bold_with_what_its_interval_contains():
     assert bold([(0.5, 0.4, 0.6), (0.41, 0.3, 0.5), (0.39, 0.3, 0.5)]) == ["a", "b"]
     assert bold([(0.5, 0.05), (0.44, 0.3), (0.46, 0.01)]) == ["a", "c"]
     assert bold([1.0, 3.0, 2.0]) == ["b"]
+    for nothing in (None, np.nan, pd.NA, (np.nan, 0.0, 1.0)):  # wherever they stand
+        assert bold([nothing, 3.0, 2.0]) == ["b"] and bold([2.0, nothing, 3.0]) == ["c"]
+        assert bold([nothing, (0.5, 0.4, 0.6), (0.45, 0.1)]) == ["b", "c"]
+        assert bold([nothing, nothing]) == []
+    assert bold([(0.5, np.nan), 0.4]) == ["a"]
     with pytest.raises(ValueError, match=r"best must name columns of \['y'\], received \['x'\]"):
         show_table(pd.DataFrame({"y": [1]}), best=("x",))
 

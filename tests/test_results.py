@@ -350,6 +350,21 @@ def test_a_comparison_with_an_unknown_model_says_which_there_are(recorded):
         results.paired_differences("tiny", folder=recorded, pairs=[("dssm", "nope")])
 
 
+@pytest.mark.parametrize(
+    ("model", "counts"), [("ease", r"'ease': \{5\}"), ("dssm", r"'dssm': \{4, 5\}")]
+)
+def test_records_of_other_users_are_not_compared(recorded, model, counts):
+    run = json.loads((recorded / "tiny" / "dssm-seed1.json").read_text())
+    run |= {"model": model, "seed": 3, "ranks": results._pack(np.arange(1, 6)), "num_users": 5}
+    results.write_run(recorded / "tiny" / f"{model}-seed3.json", run)
+    for compare in (results.paired_differences, results.intervals_table):
+        with pytest.raises(ValueError, match=f"of the same users, received .*{counts}"):
+            compare("tiny", "hit_rate@10", folder=recorded)
+    with pytest.raises(ValueError, match="of the same users, received .*'a': 3, 'b': 2"):
+        means_of_draws({"a": np.ones((2, 3)), "b": np.ones((1, 2))})
+    assert len(results.results_table("tiny", recorded)) == 3 + (model == "ease")
+
+
 # What is recorded in this repository
 
 

@@ -25,6 +25,7 @@ from recsys_helpers.sampled_softmax import (
     sampled_softmax_loss,
     seen_before,
 )
+from recsys_helpers.streaming import MixedSampler
 
 COUNTS = [0, 7, 0, 1, 40, 12, 3]  # padding, then six items; item 2 is never a target
 LOGITS = np.array([0.3, -1.2, 1.5, 0.0, -0.4])  # items 1..5 of the enumeration tests
@@ -605,6 +606,11 @@ def test_a_batch_of_one_has_no_negatives():
         (lambda: UniformSampler(3, 2.0), "expected num_sampled.*Received 2.0"),
         (lambda: UniformSampler(3, True), "expected num_sampled.*Received True"),
         (lambda: PopularitySampler([0, 1], -1), "PopularitySampler: expected num_sampled.*-1"),
+        (lambda: PopularitySampler([0, 1], None), "expected num_sampled.*Received None"),
+        (lambda: UniformSampler(3, None), "expected num_sampled.*Received None"),
+        (lambda: MixedSampler([0, 1], None), "expected num_sampled.*Received None"),
+        (lambda: PopularitySampler([0, 1, 3], 1, np.nan), "is finite. Received nan"),
+        (lambda: PopularitySampler([0, 1, 3], 1, np.inf), "is finite. Received inf"),
     ],
 )
 def test_samplers_say_what_is_wrong(make, message):

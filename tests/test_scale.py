@@ -94,6 +94,13 @@ def test_an_empty_folder_is_refused(tmp_path):
         over_parts(Double(), tmp_path, tmp_path / "out")
 
 
+def test_the_results_of_a_folder_have_another_folder(source, tmp_path):
+    (tmp_path / "same").symlink_to(source)
+    for same in (source, tmp_path / "same"):
+        with pytest.raises(ValueError, match="another folder than the source.*source"):
+            over_parts(Double(), source, same)
+
+
 def test_lists_of_a_column_become_a_matrix_and_back():
     numbers = np.arange(6, dtype=np.float32).reshape(3, 2)
     table = pa.table({"v": lists(numbers)})
@@ -106,6 +113,25 @@ def test_lists_of_a_column_become_a_matrix_and_back():
     assert matrix(lists(np.arange(3))).tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="equally long in every row, received lengths from 1 to 2"):
         matrix(pa.chunked_array([pa.array([[1, 2], [3]])]))
+    large = pa.array([[1, 2], [3, 4]], pa.large_list(pa.int64()))
+    assert matrix(large).tolist() == [[1, 2], [3, 4]]
+    assert matrix(lists(numbers[:0])).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("column", "missing"),
+    [
+        (pa.array([1, None, None]), "no missing values, received 2"),
+        (pa.array([[1, 2], [3, None]]), "no missing values, received 1"),
+        (pa.array([[1, 2], [3, None]], pa.list_(pa.float32(), 2)), "no missing values, received 1"),
+        (pa.array([[[1], [None]], [[3], [4]]]), "no missing values, received 1"),
+        (pa.array([[1, 2], None]), "and 1 missing"),
+        (pa.array([[1, 2], None], pa.list_(pa.int8(), 2)), "and 1 missing"),
+    ],
+)
+def test_a_matrix_has_no_holes(column, missing):
+    with pytest.raises(ValueError, match=missing):
+        matrix(pa.chunked_array([column]))
 
 
 def test_searching_in_parts_is_searching_at_once(tmp_path):
@@ -157,6 +183,10 @@ def test_encoding_in_parts_is_the_models_own(kind, tmp_path):
     bad = pa.table({"item_id": [1, NUM_ITEMS + 1]})
     with pytest.raises(ValueError, match=f"from 1 to {NUM_ITEMS}, received 1 to {NUM_ITEMS + 1}"):
         work["items"](bad)
+    with pytest.raises(ValueError, match=f"from 1 to {NUM_ITEMS}, received float64"):
+        work["items"](pa.table({"item_id": [1, None]}))
+    nobody = pq.read_table(tmp_path / "users" / "0.parquet").slice(0, 0)
+    assert matrix(work["users"](nobody)["vector"]).shape == (0, users.shape[1])
     with pytest.raises(ValueError, match="missing are .*history"):
         work["users"](pa.table({"user_id": [1]}))
 
@@ -241,6 +271,9 @@ def test_the_engine_answers_as_exact_search(milvus, metric):
         (found, scores), (best, true) = engine.query(*asked), exact.query(*asked)
         assert np.array_equal(found, best) and np.allclose(scores, true, rtol=1e-5)
     assert len(engine) == 200
+    for queries, exclude in ((users, [[1]]), (users, [1] * 5), (users[0], 5)):
+        with pytest.raises(ValueError, match="lists of ids, one a row; received"):
+            engine.query(queries, 1, exclude)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -433,6 +433,22 @@ def test_what_is_not_complete_is_not_visible(version, folder, monkeypatch):
     assert publish(version, folder) == 2 and not list(folder.glob(".new-*"))
 
 
+def test_an_old_version_is_invisible_before_the_first_of_its_files_goes(
+    version, folder, monkeypatch
+):
+    def killed(path, *args, **kwargs):  # when half of it is gone
+        (next(Path(path).glob("*.json"))).unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(versions.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        publish(version, folder, keep=1)
+    assert numbers(folder) == [2] and list(folder.glob(".new-*"))
+    monkeypatch.undo()
+    assert publish(version, folder, keep=1) == 3
+    assert {path.name for path in folder.iterdir()} == {"3", ".last"}
+
+
 @pytest.mark.parametrize("file", ["user_tower.npz", "version.json", "items.parquet", "index"])
 def test_a_damaged_version_gives_way_to_the_one_before(version, folder, caplog, file):
     publish(version, folder)

@@ -154,6 +154,28 @@ def test_the_loss_is_the_formula(name, exclude_seen, log_q_correction):
         assert number(model.loss_mean.result()) == pytest.approx(reported, rel=1e-4)
 
 
+class Told(ItemEmbeddingTower):
+    """An item tower that keeps what it is told of training, once for each call."""
+
+    def call(self, item_ids, training=None):
+        self.told.append(training)
+        return super().call(item_ids)
+
+
+@pytest.mark.parametrize(("name", "calls"), [("full", 1), ("popularity", 2), ("in batch", 2)])
+def test_the_item_tower_is_told_of_training_whatever_it_encodes(name, calls):
+    """Targets, negatives and the catalogue: dropout of one of them alone would act nowhere else."""
+    inputs, targets = ring(rows=8)
+    item = Told(NUM_ITEMS, DIM)
+    item.told = []
+    model = make("youtubednn", None, True, None, (pair()[0], item), sampler=SAMPLERS[name])
+    model.user_vectors(inputs)  # makes the weights
+    for run, training, expected in ((model.fit, True, calls), (model.evaluate, False, 1)):
+        item.told.clear()
+        run(inputs, targets, batch_size=8, verbose=0)
+        assert item.told == [training] * expected
+
+
 def test_the_models_seed_is_that_of_its_draws():
     inputs, targets = map(tensors, ring(rows=8))
 
@@ -395,6 +417,19 @@ def test_what_fit_cannot_do_is_refused():
         model.fit(inputs, targets, batches=3)
 
 
+def test_batches_of_one_target_have_no_negatives_in_them():
+    inputs, targets = ring(rows=8)
+    refused = "InBatchSampler: .*received {} rows of one target, in batches of {}. Make the batch"
+    model = still(sampler=SAMPLERS["in batch"])
+    with pytest.raises(ValueError, match=refused.format(8, 1)):
+        model.fit(inputs, targets[:, -1:], batch_size=1, verbose=0)
+    with pytest.raises(ValueError, match=refused.format(1, 32)):
+        model.fit(first_rows(inputs, 1), targets[:1, -1:], verbose=0)
+    model.fit(first_rows(inputs, 3), targets[:3, -1:], batch_size=2, verbose=0)  # the last is alone
+    model.fit(first_rows(inputs, 1), targets[:1], batch_size=1, verbose=0)
+    still(sampler=SAMPLERS["uniform"]).fit(inputs, targets[:, -1:], batch_size=1, verbose=0)
+
+
 def test_another_loss_is_refused():
     model, *_ = fitting()
     for given in ({"loss": "mse"}, {"metrics": ["mae"]}, {"weighted_metrics": ["mae"]}):
@@ -453,6 +488,35 @@ def test_vectors_do_not_depend_on_the_batch():
     np.testing.assert_allclose(last, users, atol=1e-6)
     third = ops.convert_to_numpy(model.item_tower(tensors(np.array([3], "int32"))))
     np.testing.assert_allclose(items[2:3], third, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rows_have_no_vectors_of_the_same_length(kind):
+    inputs, _ = ring(rows=1, positions=1)
+    model = make(kind)
+    nobody, nothing = model.user_vectors(first_rows(inputs, 0)), model.item_vectors([])
+    assert nobody.shape == nothing.shape == (0, model.user_vectors(inputs).shape[1])
+
+
+@pytest.mark.parametrize(
+    ("ids", "received"),
+    [
+        ([1.7], r"float64 \(1,\)"),
+        ([True, False], r"bool \(2,\)"),
+        (["1"], r"<U1 \(1,\)"),
+        ([[1, 2]], r"int64 \(1, 2\)"),
+        (1, r"int64 \(\)"),
+        ([2**32 + 1, 3], f"3 to {2**32 + 1}"),
+        ([0, 4], "0 to 4"),
+        ([-1], "-1 to -1"),
+        ([999, 2], "2 to 999"),
+    ],
+)
+def test_items_that_are_none_have_no_vectors(ids, received):
+    message = rf"integers \[n\] from 1 to {NUM_ITEMS}, received {received}\."
+    with pytest.raises(ValueError, match=message):
+        still().item_vectors(ids)
+    assert still().item_vectors(np.array([NUM_ITEMS, 1], "uint8")).shape == (2, DIM)
 
 
 def test_fields_that_a_dataset_lacks_have_tables_of_one_row():

@@ -7,6 +7,8 @@ import time
 
 import numpy as np
 
+from recsys_helpers.index import excluded_by_row
+
 MOST = 16_384  # results of one query, Milvus's own limit
 ROWS = 5_000  # sent at a time
 
@@ -118,20 +120,19 @@ class MilvusIndex:
             ids (int64) and scores (float32), [k] or [b, k].
 
         Raises:
-            ValueError: if nothing was built, on a wrong dimension, NaN or infinity, or if the
+            ValueError: if nothing was built, on what does not fit, NaN or infinity, or if the
                 engine has fewer than k items left; an approximate index with a narrow `where` may,
                 though there are more.
         """
         queries = np.asarray(vectors, np.float32)
         one = queries.ndim == 1
-        if one:
-            queries, exclude = queries[None], [() if exclude is None else exclude]
-        exclude = [()] * len(queries) if exclude is None else [set(map(int, e)) for e in exclude]
-        if queries.ndim != 2 or len(exclude) != len(queries) or not np.isfinite(queries).all():
+        if queries.ndim not in (1, 2) or not np.isfinite(queries).all():
             raise ValueError(
-                "expected finite queries [d] or [b, d], and one collection of ids to exclude for "
-                f"each; received shape {queries.shape} and {len(exclude)} collections."
+                f"expected finite queries [d] or [b, d], received shape {queries.shape}."
             )
+        queries = np.atleast_2d(queries)
+        exclude = excluded_by_row([exclude] if one else exclude, len(queries))
+        exclude = [set(map(int, ids)) for ids in exclude]
         wanted = k + max(map(len, exclude), default=0)
         if not 1 <= k <= wanted <= MOST:
             raise ValueError(

@@ -55,12 +55,7 @@ class EncodeItems:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Encode one part: `item_id`, from 1 to the model's num_items."""
         model = _model(self.model, os.stat(self.model).st_mtime_ns)
-        ids = table["item_id"].to_numpy()
-        if len(ids) and not 1 <= ids.min() <= ids.max() <= model.num_items:
-            raise ValueError(
-                f"item_id must be from 1 to {model.num_items}, received {ids.min()} to {ids.max()}."
-            )
-        vectors = model.item_vectors(ids, self.batch_size)
+        vectors = model.item_vectors(table["item_id"].to_numpy(), self.batch_size)
         return pa.table({"item_id": table["item_id"], "vector": lists(vectors)})
 
 
@@ -107,12 +102,13 @@ def over_parts(
             picklable.
         source: folder of `*.parquet` files, which every worker can read.
         destination: folder for the results, made if missing, which every worker can write.
-            Parts that are there already are not done again.
+            Parts that are there already are not done again, so it can't be the source.
         client: a `dask.distributed.Client`, of this machine or of a scheduler's address; None works
             through the parts here, one after the other.
 
     Raises:
         FileNotFoundError: if there are no parts.
+        ValueError: if source and destination are one folder.
         Exception: whatever `work` raised on a part, or dask's `KilledWorker` if a part ended
             several workers; other parts are finished first and stay.
     """
@@ -121,6 +117,8 @@ def over_parts(
     if not parts:
         raise FileNotFoundError(f"expected *.parquet files in {source}, found none.")
     destination.mkdir(parents=True, exist_ok=True)
+    if destination.samefile(source):
+        raise ValueError(f"expected another folder than the source for the results: {source}.")
     there = [name for name in parts if (destination / name).is_file()]
     todo = [name for name in parts if name not in set(there)]
     jobs = [(work, str(source / name), str(destination / name)) for name in todo]
@@ -161,10 +159,14 @@ def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
         ValueError: if the lists aren't equally long, or values are missing.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if not pa.types.is_list(array.type) and not pa.types.is_fixed_size_list(array.type):
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if not any(is_kind(array.type) for is_kind in kinds):
+        if array.null_count:
+            raise ValueError(f"expected no missing values, received {array.null_count} of them.")
         return array.to_numpy(zero_copy_only=False)
     values = matrix(array.flatten())
-    width = len(values) // max(1, len(array))
+    fixed = pa.types.is_fixed_size_list(array.type)  # its width is known without rows, too
+    width = array.type.list_size if fixed else len(values) // max(1, len(array))
     lengths = array.value_lengths().to_numpy(zero_copy_only=False) if len(array) else []
     if array.null_count or not np.all(np.equal(lengths, width)):
         raise ValueError(
