@@ -111,9 +111,8 @@ def show_table(
     """The book's one style of table.
 
     A named index becomes the first column. None and NaN are a dash. Text is shown as it is, markup
-    in it, too. A cell (mean, low, high) or
-    (mean, deviation) becomes two: the value, and its interval or "± deviation", with two digits of
-    the narrowest interval of the column and no more.
+    in it, too. A cell (mean, low, high) or (mean, deviation) becomes two: the value, and its
+    interval or "± deviation", with two digits of the narrowest interval of the column and no more.
 
     Args:
         frame: one row a thing that is compared.

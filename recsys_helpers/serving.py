@@ -25,9 +25,9 @@ from recsys_helpers.samples import AGE_BOUNDS, ITEM_FIELDS, Encoder
 from recsys_helpers.served_tower import load_tower, served_tower
 
 ROWS_PER_CANDIDATE = 2  # of the catalogue are scored in the time of one of a forest's candidates
-# Between a model's vectors and those that are served, as a share of the largest entry.
-TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}  # computed in; for others:
-FINE_TOLERANCE = 1e-4
+# Between a model's vectors and those that are served, as a share of the largest entry, by what the
+# model computes in.
+TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-3, "bfloat16": 2e-2}
 
 
 @dataclass
@@ -257,17 +257,15 @@ class Version:
             if len(fit) == k:
                 return "index", ids[fit] - 1, scores[fit]
             wanted *= 2
-        vector = vector.astype(np.float64)
-        if self.index.metric == "cosine":  # the same scores, whoever computes them
-            vector = vector / (np.linalg.norm(vector) or 1.0)
-        best = left[:k]
-        if 0 < k < len(left):  # those at the k-th score as well, up to the rounding of float32
-            scores = self.index.vectors[left] @ vector.astype(np.float32)
-            kth = np.partition(scores, -k)[-k]
-            best = left[scores >= kth - 1e-5 * np.abs(scores).max()]
-        scores = self.index.vectors[best] @ vector
-        order = np.lexsort((best, -scores))[:k]
-        return "exact", best[order], scores[order].astype(np.float32)
+        query = vector.astype(np.float64)
+        direction = self.index._direction(query)
+        if 0 < k < len(left):  # as in ExactIndex: those, too, that rounding may have put below
+            products = self.index.vectors[left] @ direction.astype(np.float32)
+            rounding = 4 * len(query) * np.finfo(np.float32).eps * self.index._longest
+            left = left[products >= np.partition(products, -k)[-k] - rounding]
+        query = direction if self.index.metric == "cosine" else query
+        ids, scores = self.index._ranked(left, query, k)
+        return "exact", ids - 1, scores
 
     def _rows_of(self, original_ids, unknown: Counter, what: str) -> np.ndarray:
         found = [self.item_rows.get(_text(id)) for id in original_ids]
@@ -368,8 +366,8 @@ def make_version(model, samples, index, known=None, fields=None) -> Version:
 
 def _alike(vectors, others, tower) -> bool:
     """Whether they are the same but for the rounding of what a tower computes in."""
-    tolerance = TOLERANCE.get(tower.compute_dtype, FINE_TOLERANCE)
-    return np.abs(vectors - others).max() < tolerance * max(1.0, np.abs(others).max())
+    tolerance = TOLERANCE[tower.compute_dtype] * max(1.0, np.abs(others).max())
+    return np.abs(vectors - others).max() < tolerance
 
 
 def _profile_codes(dataset, encoder: Encoder) -> dict[str, dict[str, int]]:

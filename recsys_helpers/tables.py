@@ -320,8 +320,8 @@ def read_delimited(
             what = f"is not a table of {len(header)} columns separated by {separator!r}"
         raise ValueError(f"{path} {what} ({error})") from error
     for i, name in enumerate(table.column_names):
-        # Without commas a quote may be just a character.
-        if separator != "," and any(_holds_rows(c, separator) for c in table.column(i).chunks):
+        # Between tabs or bars a quote may be just a character.
+        if quote and separator in "\t|" and _holds_rows(table.column(i), separator):
             raise ValueError(
                 f"{path} has other rows inside a value of {name}: a quote isn't closed. Write the "
                 "file as .csv, with quotes in texts doubled."
@@ -330,9 +330,9 @@ def read_delimited(
     return _to_pandas(table, path, keep_text)
 
 
-def _holds_rows(texts: pa.Array, separator: str) -> bool:
-    texts = getattr(texts, "dictionary", texts)
-    both = [pc.match_substring(texts, part) for part in ("\n", separator)]
+def _holds_rows(texts: pa.ChunkedArray, separator: str) -> bool:
+    words = pa.chunked_array([getattr(c, "dictionary", c) for c in texts.chunks], pa.string())
+    both = [pc.match_substring(words, part) for part in ("\n", separator)]
     return bool(pc.any(pc.and_(*both)).as_py())
 
 

@@ -485,6 +485,10 @@ FILES = {
         PLAIN | {"users": ['a "0"', "b|c", "d"]}),
     "a quote without another": ({"interactions.tsv": CSV.replace(",", "\t").replace("1", '"1', 1)},
         "", {}, r"interactions\.tsv is not a table of 3 columns separated by '\\t' .*Row #2"),
+    "lines and semicolons in text, as spreadsheets write them": (
+        {"interactions.csv": log(user_id=pd.Series([*"aaaabbbbcccc"]).map(
+            {"a": "a;\n1", "b": "b", "c": "c"})).to_csv(sep=";", index=False)}, "", {},
+        PLAIN | {"users": ["a;\n1", "b", "c"]}),
     "quotes that open titles and don't close": (
         {"interactions.csv": CSV, "items.tsv": 'item_id\ttitle\n10\t"a\n20\tb\n30\t"c\n40\td\n'},
         "", {}, r"items\.tsv has other rows inside a value of title: a quote isn't closed"),
