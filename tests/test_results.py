@@ -1,5 +1,6 @@
 """Recording runs, deciding what is out of date, and the tables made of the records."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from recsys_helpers import machine, pages, results
+from recsys_helpers import findings, machine, pages, results
 from recsys_helpers.bootstrap import interval, means_of_draws
 from recsys_helpers.datasets import load_dataset
 from recsys_helpers.metrics import recommendation_metrics
@@ -399,3 +400,39 @@ def test_readme_table(recorded, monkeypatch):
     assert "| DSSM | 1, 2 (stale) |" in stale and "The records of DSSM on tiny are stale" in stale
     with pytest.raises(ValueError, match="needs one <!-- results:begin -->"):
         run.readme_with_table("no markers", recorded)
+
+
+def test_records_tell_where_a_model_is_ahead_and_where_it_is_not(tmp_path, split):
+    first, last = np.ones(USERS, int), np.full(USERS, 100)
+    for place, baseline, own in (("a", last, first), ("b", first, last), ("c", first, first)):
+        data = dataclasses.replace(split, dataset=dataclasses.replace(split.dataset, name=place))
+        for seed, ranks in ((1, own), (2, own)):
+            record(tmp_path, data, "dssm", seed, ranks, validation_ranks=ranks)
+        record(tmp_path, data, "markov", 1, baseline, validation_ranks=first)
+        record(tmp_path, data, "ease", 1, last, validation_ranks=last)  # not the one to choose
+    assert findings.chosen("a", results.BASELINES, folder=tmp_path) == "markov"
+    assert findings.chosen("a", ("fm",), folder=tmp_path) is None
+    table, said = findings.recorded_differences(
+        ("dssm", "fm"), ("ease", "sum"), tmp_path, datasets=("a", "b", "c", "nothing")
+    )
+    assert said.data.splitlines() == [
+        "- *DSSM* against the baseline that the validation target chooses: "
+        + "; ".join(
+            f"by {metric} ahead on `a`, behind on `b`, not told apart on `c`"
+            for metric in ("NDCG@10", "HR@50")
+        )
+        + ".",
+        "- *DSSM* against *EASE*: "
+        + "; ".join(
+            f"by {metric} ahead on `a` and `c`, not told apart on `b`"
+            for metric in ("NDCG@10", "HR@50")
+        )
+        + ".",
+    ]
+    rows = table.data.to_numpy().tolist()
+    assert [row[:2] for row in rows[:3]] == [
+        ["a", "DSSM − Markov chain"], ["a", "DSSM − EASE"], ["b", "DSSM − Markov chain"]
+    ]  # fmt: skip
+    assert rows[0][2:] == ["1.0000", "[1.0000, 1.0000]"] * 2 + ["1.000 (2)"]
+    table, said = findings.recorded_differences(("dssm",), folder=tmp_path / "none")
+    assert table.data.empty and said.data == ""

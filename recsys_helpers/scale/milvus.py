@@ -70,7 +70,9 @@ class MilvusIndex:
         Raises:
             ValueError: on shapes that don't fit, NaN, infinity, repeated ids.
         """
-        vectors, ids, fields = np.asarray(vectors), np.asarray(ids), fields or {}
+        with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused below
+            vectors = np.asarray(vectors).astype(np.float32)
+        ids, fields = np.asarray(ids), fields or {}
         lengths = {name: len(values) for name, values in fields.items()} | {"ids": len(ids)}
         if vectors.ndim != 2 or not vectors.size or set(lengths.values()) != {len(vectors)}:
             raise ValueError(
@@ -80,14 +82,14 @@ class MilvusIndex:
         if ids.dtype.kind not in "iu" or len(np.unique(ids)) < len(ids):
             raise ValueError(f"expected distinct integers as ids, received {ids.dtype} {ids}.")
         if not np.isfinite(vectors).all():
-            raise ValueError("the vectors have entries that are NaN or infinite.")
+            raise ValueError("the vectors have entries that are NaN or infinite as float32.")
         before, new = self._collection(), f"{self.name}_{secrets.token_hex(4)}"
         try:
             self._create(new, vectors.shape[1], fields)
             for start in range(0, len(ids), ROWS):
                 stop = start + ROWS
                 columns = {"id": ids[start:stop].tolist()}
-                columns |= {"vector": vectors[start:stop].astype(np.float32)}
+                columns |= {"vector": vectors[start:stop]}
                 columns |= {
                     name: np.asarray(values[start:stop]).tolist() for name, values in fields.items()
                 }

@@ -1,0 +1,105 @@
+"""What the recorded runs, on all datasets and with all seeds, say of a chapter's model."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+from pandas.io.formats.style import Styler
+
+from recsys_helpers.pages import show_table
+from recsys_helpers.results import BASELINES, MODELS, load_runs, metric_name, paired_differences
+
+DATASETS = ("ml-100k", "ml-latest-small", "ml-1m-order")  # that the book reports on
+
+
+def chosen(
+    dataset: str | os.PathLike,
+    candidates: tuple[str, ...],
+    metric: str = "ndcg@10",
+    folder: str | os.PathLike | None = None,
+) -> str | None:
+    """The recorded model with the highest validation metric, mean over seeds; None without any.
+
+    Args:
+        dataset: name of the dataset.
+        candidates: which models, as in `results.MODELS`.
+        metric: such as "ndcg@10".
+        folder: see `results.load_runs`.
+    """
+    scores = {}
+    for run in load_runs(folder, dataset):
+        if run["model"] in candidates and run["validation_metrics"]:
+            scores.setdefault(run["model"], []).append(run["validation_metrics"][metric])
+    return max(scores, key=lambda model: np.mean(scores[model]), default=None)
+
+
+def recorded_differences(
+    models: tuple[str, ...],
+    others: tuple[str, ...] = (),
+    folder: str | os.PathLike | None = None,
+    metrics: tuple[str, ...] = ("ndcg@10", "hit_rate@50"),
+    datasets: tuple[str, ...] = DATASETS,
+) -> tuple[Styler, Markdown]:
+    """Models minus others on the test target, in numbers and in words.
+
+    Args:
+        models: as in `results.MODELS`.
+        others: what each of them is compared with, besides the baseline that the validation target
+            chooses by the first metric.
+        folder: see `results.load_runs`.
+        metrics: such as "ndcg@10".
+        datasets: names.
+
+    Returns:
+        A table with a row for each dataset and pair: the differences with 95% bootstrap intervals
+        over users and seeds, and the model's own first metric from its lowest to its highest seed;
+        and for each pair the datasets whose interval leaves out 0. Both empty without records.
+    """
+    rows, verdicts = [], {}
+    for dataset in datasets:
+        seeds = {}
+        for run in load_runs(folder, dataset):
+            seeds.setdefault(run["model"], []).append(run["metrics"][metrics[0]])
+        baseline = chosen(dataset, BASELINES, metrics[0], folder)
+        against = [other for other in (baseline, *others) if other in seeds]
+        pairs = [(model, other) for model in models if model in seeds for other in against]
+        tables = [paired_differences(dataset, m, folder=folder, pairs=pairs) for m in metrics]
+        for i, (model, other) in enumerate(pairs):
+            cells = [tuple(table.iloc[i, :3]) for table in tables]
+            span = dict.fromkeys(f"{value:.3f}" for value in (min(seeds[model]), max(seeds[model])))
+            rows.append(
+                {
+                    "dataset": dataset,
+                    "difference": f"{MODELS[model]} − {MODELS[other]}",
+                    **dict(zip(map(metric_name, metrics), cells, strict=True)),
+                    "by seed": f"{'–'.join(span)} ({len(seeds[model])})",
+                }
+            )
+            for metric, (_, low, high) in zip(metrics, cells, strict=True):
+                verdict = "ahead" if low > 0 else "behind" if high < 0 else "not told apart"
+                found = verdicts.setdefault((model, "" if other == baseline else other), {})
+                found.setdefault(metric, {}).setdefault(verdict, []).append(f"`{dataset}`")
+    caption = (
+        "Recorded runs, test target: differences [95% bootstrap interval over users and seeds]; by "
+        f"seed: the first model's own {metric_name(metrics[0])}, lowest to highest (how many)"
+    )
+    said = Markdown("\n".join(_told(*pair, found) for pair, found in verdicts.items()))
+    columns = ["dataset", "difference", *map(metric_name, metrics), "by seed"]
+    return show_table(pd.DataFrame(rows, columns=columns), caption), said
+
+
+def _told(model: str, other: str, found: dict) -> str:
+    rival = f"*{MODELS[other]}*" if other else "the baseline that the validation target chooses"
+    by_metric = (
+        f"by {metric_name(metric)} "
+        + ", ".join(f"{verdict} on {_listed(names)}" for verdict, names in of.items())
+        for metric, of in found.items()
+    )
+    return f"- *{MODELS[model]}* against {rival}: {'; '.join(by_metric)}."
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
