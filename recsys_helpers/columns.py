@@ -47,9 +47,6 @@ def _none_missing(column: pd.Series, what: str) -> None:
         )
 
 
-# Ids
-
-
 def number(column: pd.Series, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Number ids of any kind from 0, in ascending order (text by code points).
 
@@ -107,9 +104,6 @@ def _whole_or_text(ids: np.ndarray, what: str) -> np.ndarray:
     return np.array([str(i) for i in ids], object)
 
 
-# Times
-
-
 def times(
     column: pd.Series, unit: str | None, what: str, say: Callable
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +130,7 @@ def times(
         per_second = UNITS[np.datetime_data(column.dtype)[0]]
         keys = column.to_numpy().view(np.int64)
         return keys // per_second, keys
-    if column.dtype.kind == "b":
+    if column.dtype.kind in "bm":
         raise ValueError(f"{what} must hold times, received {column.dtype}.")
     keys = column.to_numpy()
     if not np.isfinite(keys).all():
@@ -181,8 +175,15 @@ def _parsed_times(column: pd.Series, what: str) -> pd.Series:
     """Text, objects, and the types that are Arrow's or pandas's own, as numbers or datetimes."""
     if pd.api.types.is_numeric_dtype(column.dtype):
         return pd.Series(column.to_numpy())
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return _parsed_times(column.astype(column.cat.categories.dtype), what)
     read = partial(pd.to_datetime, utc=True)
-    if isinstance(column.iloc[0], str):
+    kind = pd.api.types.infer_dtype(column) if column.dtype == object else ""
+    if kind in ("integer", "floating", "mixed-integer-float"):  # Python's own numbers
+        read = pd.to_numeric
+    elif kind in ("mixed-integer", "timedelta"):
+        raise ValueError(f"{what} must hold times of one kind, received {kind}.")
+    elif isinstance(column.iloc[0], str):
         read = partial(read, format="ISO8601")
         if re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", column.iloc[0]):
             read = pd.to_numeric
@@ -209,9 +210,6 @@ def positions(column: pd.Series, what: str) -> np.ndarray:
     if pd.api.types.is_integer_dtype(column.dtype):
         return column.to_numpy(np.int64)
     return numbers(column, what, "error", print)
-
-
-# Numbers, fields of several values, and all that is known of users or items
 
 
 def numbers(

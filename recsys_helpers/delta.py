@@ -67,7 +67,7 @@ class DeltaIndex:
             found = [self.query(query, k, ids) for query, ids in zip(queries, exclude, strict=True)]
             ids, scores = zip(*found, strict=True) if found else ((), ())
             return np.array(ids, np.int64).reshape(-1, k), np.array(scores, "f4").reshape(-1, k)
-        (exclude,) = map(list, excluded_by_row([exclude], 1))
+        (exclude,) = excluded_by_row([exclude], 1)
         parts, left = [], 0
         for index, hidden in ((self.index, [*exclude, *self._replaced]), (self.delta, exclude)):
             if index is not None:

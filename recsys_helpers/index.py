@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import operator
 import os
 import secrets
 import zlib
@@ -205,7 +206,7 @@ class _Index:
 
     def _rows(self, ids) -> np.ndarray:
         """Distinct rows of those ids that the catalogue has."""
-        ids = np.array(sorted(i for i in set(map(int, ids)) if -(2**63) <= i < 2**63), np.int64)
+        ids = np.array(sorted(i for i in set(ids) if -(2**63) <= i < 2**63), np.int64)
         place = np.searchsorted(self.ids, ids, sorter=self._by_id)
         rows = self._by_id[np.minimum(place, len(self.ids) - 1)]
         return rows[self.ids[rows] == ids]
@@ -267,9 +268,7 @@ class AnnoyIndex(_Index):
     _parameters = ("metric", "n_trees", "search_k", "seed")
     _writers = _Index._writers | {"forest.ann": lambda self, path: self._forest.save(path)}
 
-    def __init__(
-        self, metric: str = "dot", n_trees: int = 50, search_k: int | None = None, seed: int = 0
-    ):
+    def __init__(self, metric="dot", n_trees: int = 50, search_k: int | None = None, seed: int = 0):
         super().__init__(metric)
         if n_trees < 1 or (search_k is not None and search_k < 1) or not 0 <= seed < 2**31:
             raise ValueError(
@@ -309,7 +308,7 @@ class AnnoyIndex(_Index):
             else:
                 safe = 1e-20 < query.dot(query) < 1e20
                 asked = [*(query if safe else self._direction(query)).tolist(), 0.0]
-            excluded = set(map(int, exclude[row]))
+            excluded = set(exclude[row])
             wanted = k + len(excluded)
             if wanted > len(self):
                 self._check_left(k, self._rows(excluded))
@@ -328,9 +327,7 @@ class AnnoyIndex(_Index):
             ids[row], scores[row] = self._ranked(np.array(sorted(found[:k])), query, k)
 
 
-def recommend(
-    index: _Index, user_vectors: np.ndarray, known: pd.DataFrame, k: int = 10, users=None
-) -> np.ndarray:
+def recommend(index: _Index, user_vectors, known: pd.DataFrame, k=10, users=None) -> np.ndarray:
     """Ids [u, k] of the k best items of each user, the best first, without those the user knows.
 
     Args:
@@ -377,7 +374,10 @@ def excluded_by_row(exclude, rows: int) -> list:
         raise ValueError(
             f"exclude needs {rows} lists of ids, one a row; received {len(lists)}: {lists!s:.40}."
         )
-    return [() if ids is None else ids for ids in lists]
+    try:
+        return [[] if ids is None else list(map(operator.index, ids)) for ids in lists]
+    except TypeError as error:
+        raise ValueError(f"exclude must hold integer ids: {error}.") from None
 
 
 def _seal(path: Path) -> dict:

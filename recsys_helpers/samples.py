@@ -289,7 +289,8 @@ def check_inputs(inputs: dict, sizes: dict, names) -> None:
         names: of the inputs that are read.
 
     Raises:
-        ValueError: naming the input, and the row and the value of the first id that is unknown.
+        ValueError: naming the input, and the row and the value of the first id that is unknown; on
+            inputs of several lengths, of another rank, or an age that isn't finite.
     """
     missing = [name for name in names if name not in inputs]
     if missing:
@@ -298,10 +299,20 @@ def check_inputs(inputs: dict, sizes: dict, names) -> None:
             f"{', '.join(inputs) or 'nothing'}. `samples.inputs` and `samples.serving_inputs` have "
             "them all."
         )
+    lengths = {name: len(values) for name, values in inputs.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"expected equally many rows in all arrays, received {lengths}.")
     for name in names:
+        codes = np.asarray(inputs[name])
+        if name in ("history", "example_age") and codes.ndim != 2:
+            raise ValueError(
+                f"{name} must be [n, {'length' if name == 'history' else 'T'}], received shape "
+                f"{codes.shape}; of one user it is {name}[None]."
+            )
+        if name == "example_age" and not np.isfinite(codes).all():
+            raise ValueError(f"{name} must be finite, received {codes[~np.isfinite(codes)][0]}.")
         if name not in sizes:
             continue
-        codes = np.asarray(inputs[name])
         if codes.dtype.kind not in "iu":
             raise ValueError(f"{name} must hold integer codes, received {codes.dtype}.")
         if codes.size and (codes.min() < 0 or codes.max() >= sizes[name]):

@@ -268,10 +268,11 @@ class Version:
         return "exact", ids - 1, scores
 
     def _rows_of(self, original_ids, unknown: Counter, what: str) -> np.ndarray:
+        if isinstance(original_ids, str) or not np.iterable(original_ids):
+            raise ValueError(f"{what} must be a list of item ids, received {original_ids!r}.")
         found = [self.item_rows.get(_text(id)) for id in original_ids]
-        rows = [row for row in found if row is not None]
-        unknown[what] += len(found) - len(rows)
-        return np.array(rows, np.int32)
+        unknown[what] += found.count(None)
+        return np.array([row for row in found if row is not None], np.int32)
 
     def _having(self, name: str, values) -> np.ndarray:
         if name not in self.rows_with:
@@ -316,15 +317,16 @@ def make_version(model, samples, index, known=None, fields=None) -> Version:
         fields: columns of `dataset.items` to filter by; None: genres and year, where there are any.
 
     Raises:
-        ValueError: if the index has other items or another training's vectors, or the tower as
-            served returns other vectors than the model.
+        ValueError: if the index has other items or another training's vectors, the tower as served
+            returns other vectors than the model, or `fields` has what isn't there.
     """
     dataset = samples.split.dataset
     known = dataset.interactions if known is None else known
-    if not np.array_equal(index.ids, np.arange(1, dataset.num_items + 1)):
+    everyone = np.arange(1, dataset.num_items + 1)
+    if not (hasattr(index, "save") and np.array_equal(index.ids, everyone)):
         raise ValueError(
-            f"expected an index of the ids 1 to {dataset.num_items}, in this order, received "
-            f"{len(index)} ids: {index.ids[:3]}... Build it from model.item_vectors()."
+            f"expected an AnnoyIndex or ExactIndex of the ids 1 to {len(everyone)}, in this order, "
+            f"received a {type(index).__name__} of {len(index)}. Build it of model.item_vectors()."
         )
     vectors = model.item_vectors()
     if index.metric == "cosine":
@@ -336,7 +338,9 @@ def make_version(model, samples, index, known=None, fields=None) -> Version:
             "model.item_vectors()."
         )
     fields = [f for f in ITEM_FIELDS if f in dataset.items] if fields is None else list(fields)
-    everyone = np.arange(1, dataset.num_items + 1)
+    there = set(dataset.items) - {"original_id", "title", "popularity"}
+    if not there.issuperset(fields):
+        raise ValueError(f"fields must be of {sorted(there)}, received {fields}.")
     offsets, watched = items_by_user(known, dataset.num_users)
     items = dataset.items[["original_id", *fields]].reset_index(drop=True)
     items.insert(1, "title", dataset.titles(everyone))

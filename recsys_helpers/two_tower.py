@@ -141,11 +141,12 @@ class TwoTower(keras.Model):
         Raises:
             ValueError: if either is given. A metric of classes would be shown the user's vector.
         """
-        if loss is not None or metrics or kwargs.get("weighted_metrics"):
+        given = {"loss": loss, "metrics": metrics or None}
+        given |= {name: kwargs.get(name) for name in ("weighted_metrics", "loss_weights")}
+        if given := {name: value for name, value in given.items() if value not in (None, [], {})}:
             raise ValueError(
-                f"TwoTower computes its own loss, the softmax over the catalogue; received "
-                f"loss={loss!r}, metrics={metrics or kwargs.get('weighted_metrics')!r}. Leave them "
-                "out, and rank the validation target with the callback ValidationMetrics."
+                "TwoTower computes its own loss, the softmax over the catalogue; leave out "
+                f"{given}, and rank the validation target with the callback ValidationMetrics."
             )
         super().compile(optimizer=optimizer, **kwargs)
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def numbers(folder: str | os.PathLike) -> list[int]:
     """Numbers of the complete versions, newest first."""
     with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.name.isdecimal()]
+        names = [e.name for e in entries if e.name.isdecimal() and e.is_dir()]
     return sorted((int(name) for name in names if name == str(int(name))), reverse=True)
 
 

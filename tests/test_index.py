@@ -434,6 +434,9 @@ def test_query_says_what_is_wrong(kind, metric):
         (np.ones((2, 4)), [1, 2], r"2 lists of ids, one a row; received 2: \[1, 2\]"),
         (np.ones((2, 4)), 5, r"2 lists of ids, one a row; received 1: \[5\]"),
         (np.ones(4), 5, r"1 lists of ids, one a row; received 1: \[5\]"),
+        (np.ones(4), [2.0], "exclude must hold integer ids: .*float"),
+        (np.ones((1, 4)), [np.array([2.7])], "exclude must hold integer ids: .*float"),
+        (np.ones(4), ["1"], "exclude must hold integer ids: .*str"),
     ):
         with pytest.raises(ValueError, match=message):
             index.query(query, 1, exclude)

@@ -195,6 +195,12 @@ KINDS_OF_TIMES = {
         {"times": [20_201_300, 20_201_301, 20_201_302, 20_201_303]}),
     "twelve digits that are no minutes": ((TIMES - START) // DAY + 202_009_131_258,
         {"times": [202_009_131] * 4, "says": "taken for ms"}),
+    "Python's integers": (TIMES.astype(object), {}),
+    "Python's floats and integers": ((TIMES + 0.25).astype(object).where(TIMES > START, START), {}),
+    "milliseconds as objects": ((TIMES * 1000).astype(object), {"says": "taken for ms"}),
+    "categories of seconds": (TIMES.astype("category"), {}),
+    "categories of dates": (STAMPS.astype("category"), {}),
+    "categories of text": (ISO.astype("category"), {}),
     "before 1970, fractions": (TIMES - 2 * START + 0.75, {"times": [t - 2 * START for t in EXACT]}),
     "before 1970, milliseconds": ((TIMES - 2 * START) * 1000 + 1,
         {"times": [t - 2 * START for t in EXACT]}),
@@ -238,6 +244,11 @@ ODD_TIMES = {
     "infinite": (TIMES.astype(float).where(TIMES.index != 2, np.inf),
         r"inf in row 2 \(counted from 0\): not a time"),
     "booleans": (TIMES > 0, "must hold times, received bool"),
+    "durations": (pd.to_timedelta(TIMES, unit="s"), "must hold times, received timedelta64"),
+    "durations as objects": (pd.to_timedelta(TIMES, unit="s").astype(object),
+        "must hold times of one kind, received timedelta"),
+    "numbers and dates": (TIMES.astype(object).where(TIMES.index != 3, "2020-09-13"),
+        "must hold times of one kind, received mixed-integer"),
 }
 # fmt: on
 

@@ -372,6 +372,11 @@ def test_users_of_one_training_interaction_teach_nothing(context):
         ({"history": [[0, 5], [-1, 1]]}, "history must .* to 5, received -1 in row 1"),
         ({"gender": [2, 3]}, "gender must hold .* to 2, received 3 in row 1"),
         ({"gender": [0.0, 1.0]}, "gender must hold integer codes, received float64"),
+        ({"gender": [2]}, "equally many rows in all arrays, received .*'gender': 1"),
+        ({"other": [2]}, "equally many rows in all arrays, received .*'other': 1"),
+        ({"history": [0, 5]}, r"history must be \[n, length\], received shape \(2,\)"),
+        ({"example_age": [0.5, 1]}, r"example_age must be \[n, T\], received shape \(2,\)"),
+        ({"example_age": [[0.5], [np.nan]]}, "example_age must be finite, received nan"),
     ],
 )
 def test_inputs_of_another_numbering_never_reach_a_tower(change, message):

@@ -15,6 +15,7 @@ import pytest
 
 from recsys_helpers import serving, versions
 from recsys_helpers.datasets import Dataset
+from recsys_helpers.delta import DeltaIndex
 from recsys_helpers.index import AnnoyIndex, ExactIndex, recommend
 from recsys_helpers.samples import training_samples
 from recsys_helpers.served_tower import ExportedTower, NumpyTower, served_tower
@@ -352,12 +353,21 @@ def test_what_cannot_be_meant_is_refused(version, samples, model):
         (Query(profile={"gender": ["F", "M"]}), "gender takes 1 values at most"),
         (Query(k=0), "k must be 1 or more items, received 0"),
         (Query(k=-1), "received -1"),
+        (Query(exclude="12"), "exclude must be a list of item ids, received '12'"),
+        (Query(history="12"), "history must be a list"),
+        (Query(allow=7), "allow must be a list of item ids, received 7"),
     ):
         with pytest.raises(ValueError, match=message):
             version.recommend(query)
     part = ExactIndex("cosine").build(model.item_vectors()[1:], np.arange(2, ITEMS + 1))
-    with pytest.raises(ValueError, match="expected an index of the ids 1 to 300, in this order"):
-        make_version(model, samples, part)
+    whole = DeltaIndex(part).add(model.item_vectors()[:1], np.array([1]))
+    for index in (part, whole):
+        with pytest.raises(ValueError, match="ExactIndex of the ids 1 to 300, in this order, rec"):
+            make_version(model, samples, index)
+    whole = ExactIndex("cosine").build(model.item_vectors(), np.arange(1, ITEMS + 1))
+    for fields in (["popularity"], ["title"], ["nope"], "genres"):
+        with pytest.raises(ValueError, match=r"fields must be of \['genres', .* received"):
+            make_version(model, samples, whole, fields=fields)
 
 
 def test_an_index_of_another_training_is_refused(samples, model):

@@ -399,7 +399,7 @@ def test_arrays_that_do_not_fit_are_refused_in_words(message, change):
         model.evaluate(x, y, sample_weight=weight, verbose=0)
     with pytest.raises(ValueError, match=message):
         model.fit(inputs, targets, validation_data=(x, y, weight), verbose=0)
-    if "hold" in message or "missing" in message:
+    if "hold" in message or "missing" in message or set(map(len, x.values())) != {len(x["age"])}:
         with pytest.raises(ValueError, match=message):
             model.user_vectors(x)
 
@@ -432,7 +432,9 @@ def test_batches_of_one_target_have_no_negatives_in_them():
 
 def test_another_loss_is_refused():
     model, *_ = fitting()
-    for given in ({"loss": "mse"}, {"metrics": ["mae"]}, {"weighted_metrics": ["mae"]}):
+    for given in (
+        {"loss": "mse"}, {"metrics": ["mae"]}, {"weighted_metrics": ["mae"]}, {"loss_weights": [2]}
+    ):  # fmt: skip
         with pytest.raises(
             ValueError, match=f"{[*given.values()][0]!r}.*ValidationMetrics".replace("[", r"\[")
         ):

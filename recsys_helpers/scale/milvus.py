@@ -134,7 +134,7 @@ class MilvusIndex:
             )
         queries = np.atleast_2d(queries)
         exclude = excluded_by_row([exclude] if one else exclude, len(queries))
-        exclude = [set(map(int, ids)) for ids in exclude]
+        exclude = [set(ids) for ids in exclude]
         wanted = k + max(map(len, exclude), default=0)
         if not 1 <= k <= wanted <= MOST:
             raise ValueError(
