@@ -128,6 +128,8 @@ def test_a_killed_process_ends_the_run_and_the_checkpoint_resumes_it(tmp_path, a
         expected = alone[f"full/{what}"][first:]
         np.testing.assert_allclose(found[f"full/{what}"], expected, atol=1e-5, err_msg=what)
     assert [p.name for p in tmp_path.glob("*.keras")] == ["model.keras"]
+    for text in said:  # a checkpoint gathers one weight after the other, and keeps none
+        assert "held at once: 0" in text
 
 
 def test_on_another_backend_it_says_so():
