@@ -108,6 +108,8 @@ def train(address: str, process: int, layout: str, num_items: int, first: int, l
 
     def look(step, logs):
         if step + 1 in (first, last):
+            float(logs["loss"])  # the step has ended here,
+            training.agree(step=step)  # and everywhere
             seen[step + 1] = sent()
 
     batches = training.GlobalBatches(inputs, targets, num_items, ROWS)
