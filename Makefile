@@ -43,6 +43,7 @@ results: $(INSTALLED) data ## run what is not recorded in results/, and rewrite 
 	$(BIN)/python results/run.py
 
 bench: $(INSTALLED) ## measure speed again, for the chapter on it; keep the machine idle
+	$(BIN)/python -m pip install --quiet -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/softmax.py

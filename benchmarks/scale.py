@@ -1,6 +1,6 @@
 """What grows beyond one machine, measured on one: bytes, seconds, memory, and what a fault costs.
 
-    python benchmarks/scale.py bytes       sent in a training step, two processes
+    python benchmarks/scale.py bytes       sent in a training step, four processes, three layouts
     python benchmarks/scale.py parts       a million users and items encoded, searched; a kill -9
     python benchmarks/scale.py engines     Milvus Lite beside exact search
     python benchmarks/scale.py split       leave-last-out by DuckDB and by the package
@@ -8,8 +8,9 @@
     python benchmarks/scale.py installed   megabytes and seconds until an engine is ready
 
 Each takes minutes on two cores and writes `results/benchmarks/scale_<what>.json`; `parts` wants
-10 GB of memory. They need the extra `scale` and an idle machine: `bytes` reads the counter of the
-loopback interface, which all programs share.
+10 GB of memory, and so does `bytes`. They need the extra `scale` and an idle machine; `bytes` needs
+no more than a loopback interface that nobody else uses, whose counter it reads (as root:
+`unshare -n sh -c "ip link set lo up; python benchmarks/scale.py bytes"`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ import pandas as pd  # noqa: E402
 from common import in_fresh_process, peak_memory_so_far, report  # noqa: E402
 
 DIM, LENGTH, POSITIONS, NEGATIVES, ROWS = 32, 50, 16, 1024, 32
+PROCESSES = 4
+SHARES_OF = {"data": 4, "rows": 1, "both": 2}  # of a batch; the tables into the rest
 MILLION = 1_000_000
 
 
@@ -85,11 +88,11 @@ def make_model(num_items: int, table=None):
 
 
 def train(address: str, process: int, layout: str, num_items: int, first: int, last: int):
-    """Bytes and seconds of a step, and bytes of all weights: from the first step to the last."""
+    """Bytes of a step from the first to the last, of the tables and of all other weights."""
     from recsys_helpers.scale import training
 
-    training.start(address, 2, process)
-    {"data": training.data_parallel, "rows": training.tables_sharded}[layout]()
+    training.start(address, PROCESSES, process)
+    training.data_parallel() if layout == "data" else training.tables_sharded(SHARES_OF[layout])
     import keras
 
     rng = np.random.default_rng(0)
@@ -105,58 +108,65 @@ def train(address: str, process: int, layout: str, num_items: int, first: int, l
 
     def look(step, logs):
         if step + 1 in (first, last):
-            seen[step + 1] = sent(), time.perf_counter()
+            float(logs["loss"])  # the step has ended here,
+            training.agree(step=step)  # and everywhere
+            seen[step + 1] = sent()
 
     batches = training.GlobalBatches(inputs, targets, num_items, ROWS)
     look = keras.callbacks.LambdaCallback(on_train_batch_end=look)
     training.fit(model, batches, callbacks=[look], verbose=0)
-    (bytes_before, before), (bytes_after, after) = seen[first], seen[last]
-    weights = sum(4 * int(np.prod(w.shape)) for w in model.trainable_weights)
-    steps = last - first
-    return (bytes_after - bytes_before) / steps, (after - before) / steps, weights
+    sizes = {"tables": 0, "network": 0}
+    for weight in model.trainable_weights:
+        part = "tables" if weight.path.endswith("embeddings") else "network"
+        sizes[part] += 4 * int(np.prod(weight.shape))
+    return (seen[last] - seen[first]) / (last - first), sizes["tables"], sizes["network"]
 
 
-def in_two(layout: str, num_items: int, first: int, last: int):
+def in_processes(layout: str, num_items: int, first: int, last: int):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     environment = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     return said(*(
         in_child("train", address, process, layout, num_items, first, last, **environment)
-        for process in range(2)
+        for process in range(PROCESSES)
     ))[0]  # fmt: skip
 
 
-def by_formula(layout: str, weights: float) -> float:
-    """Bytes of a step of two processes, each of which sends what it sums with the other's once.
+def by_formula(layout: str, tables: float, network: float) -> float:
+    """Bytes of a step of all processes: chapter 17's equation.
 
-    Data parallel they sum the gradients of all weights, and the vectors of targets and negatives;
-    with tables shared out by rows, the rows that were read.
+    A sum over n processes costs 2 (n - 1) times its length. The rows that are read are summed over
+    the processes that share the tables, gradients over those that share the batch. What is left
+    out: integers, by which seen items are left out, and matrices of the pooling's few weights.
     """
-    of_items = ROWS * POSITIONS + NEGATIVES
-    history = ROWS * (LENGTH + POSITIONS - 1)
-    numbers = of_items * DIM + weights / 4 if layout == "data" else (of_items + history) * DIM
-    return 2 * 4 * numbers
+    shares = SHARES_OF[layout]
+    holders, row = PROCESSES // shares, 4 * DIM
+    of_batch = ROWS * (LENGTH + POSITIONS - 1 + POSITIONS)
+    read = (of_batch + shares * NEGATIVES) * row
+    gradients = tables + holders * (network + NEGATIVES * row)
+    return 2 * (holders - 1) * read + 2 * (shares - 1) * gradients
 
 
 def bytes_of_a_step() -> list[dict]:
     rows = []
-    for num_items, first, last in ((10_000, 10, 60), (100_000, 5, 25), (MILLION, 2, 6)):
-        for layout in ("data", "rows"):
-            step, seconds, weights = in_two(layout, num_items, first, last)
+    for num_items, first, last in ((10_000, 5, 25), (100_000, 3, 8), (MILLION, 2, 4)):
+        for layout, shares in SHARES_OF.items():
+            step, tables, network = in_processes(layout, num_items, first, last)
             rows.append({"items": num_items, "layout": layout, "known": "measured",
-                         "weights_mb": weights / 1e6, "mb_a_step": step / 1e6,
-                         "by_formula_mb": by_formula(layout, weights) / 1e6,
-                         "seconds_a_step": seconds})  # fmt: skip
+                         "processes": PROCESSES, "batch_shares": shares,
+                         "tables_mb": tables / 1e6, "network_mb": network / 1e6,
+                         "mb_a_step": step / 1e6,
+                         "by_formula_mb": by_formula(layout, tables, network) / 1e6})  # fmt: skip
             print(rows[-1], flush=True)
     for num_items in (10 * MILLION, 100 * MILLION):
-        for layout in ("data", "rows"):
-            # Two tables, and a network that doesn't grow.
-            grown = weights + 2 * 4 * DIM * (num_items - MILLION)
-            expected = by_formula(layout, grown) / 1e6
+        for layout, shares in SHARES_OF.items():
+            grown = tables + 2 * 4 * DIM * (num_items - MILLION)  # the network doesn't grow
+            expected = by_formula(layout, grown, network) / 1e6
             rows.append({"items": num_items, "layout": layout, "known": "reasoned",
-                         "weights_mb": grown / 1e6, "mb_a_step": expected,
-                         "by_formula_mb": expected})  # fmt: skip
+                         "processes": PROCESSES, "batch_shares": shares,
+                         "tables_mb": grown / 1e6, "network_mb": network / 1e6,
+                         "mb_a_step": expected, "by_formula_mb": expected})  # fmt: skip
     return rows
 
 

@@ -313,6 +313,18 @@ def busy_seconds():
     return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
 
 
+def with_others_share(measure, *arguments) -> list[dict]:
+    """Rows of `measure(*arguments)`, and with each what other programs used of the machine (Linux).
+
+    Processes that are started for it have ended when it returns: only then they are counted as own.
+    """
+    start, busy, own = time.perf_counter(), busy_seconds(), sum(os.times()[:4])
+    rows = measure(*arguments)
+    own, busy = sum(os.times()[:4]) - own, busy_seconds() - busy
+    share = (busy - own) / ((time.perf_counter() - start) * os.cpu_count())
+    return [row | {"others_share": share} for row in rows]
+
+
 def measure_load(folder):
     """A row a stage of each way to serve, of the round whose p99 is the median."""
     bodies, ways = bodies_of(load_newest(folder / "versions")), []
@@ -374,7 +386,8 @@ def main():
     with tempfile.TemporaryDirectory(prefix="serving-") as temporary:
         folder = prepared(given.folder, temporary)
         if "tower" in parts:
-            report("serving_tower", in_fresh_process(measure_towers, folder))
+            rows = with_others_share(in_fresh_process, measure_towers, folder)
+            report("serving_tower", rows)
         if "load" in parts:
             report("serving", measure_load(folder))
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from common import report
-from serving import SEED, Running, arguments, ask, bodies_of, prepared
+from serving import SEED, Running, arguments, ask, bodies_of, prepared, with_others_share
 
 from recsys_helpers.index import AnnoyIndex
 from recsys_helpers.served_tower import NumpyTower
@@ -84,7 +84,7 @@ def publish_under_load(folder, versions=VERSIONS, rate=300, pause=0.5):
         scores = [item["score"] for item in answer["items"]]
         wrong += not (same and np.allclose(scores, right.scores, atol=1e-5))
     times = [ms for *_, ms, _ in done]
-    return {
+    row = {
         "what": "versions published under load",
         "times": versions,
         "requests": len(done),
@@ -95,6 +95,7 @@ def publish_under_load(folder, versions=VERSIONS, rate=300, pause=0.5):
         "requests_per_second": len(done) / took,
         **{f"p{p}_ms": float(np.percentile(times, p)) for p in (50, 95, 99)},
     }
+    return [row]
 
 
 def kill_publishers(folder, times=KILLS, rate=50):
@@ -126,7 +127,7 @@ def kill_publishers(folder, times=KILLS, rate=50):
     newest = numbers(versions)[0]
     with Running(folder) as running:
         found = running.get("/version")["version"]
-    return {
+    row = {
         "what": "publishers killed",
         "times": times,
         "seconds": time.perf_counter() - started,
@@ -139,6 +140,7 @@ def kill_publishers(folder, times=KILLS, rate=50):
         "still_answers": still,
         "newest_found": found == newest,
     }
+    return [row]
 
 
 def main():
@@ -149,7 +151,7 @@ def main():
             for name, cause in (("publish", publish_under_load), ("kill", kill_publishers)):
                 # A folder of its own, in which the trained version is number 1.
                 publish(load_newest(folder / "versions"), f"{copies}/{name}/versions")
-                report(f"serving_{name}", [cause(Path(copies, name))])
+                report(f"serving_{name}", with_others_share(cause, Path(copies, name)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 from common import in_fresh_process, report
-from serving import N_TREES, SEED, K, arguments, prepared
+from serving import N_TREES, SEED, K, arguments, prepared, with_others_share
 
 from recsys_helpers.index import AnnoyIndex
 from recsys_helpers.serving import Query
@@ -145,7 +145,8 @@ def main():
     given = arguments(__doc__.split("\n")[0]).parse_args()
     with tempfile.TemporaryDirectory(prefix="serving-") as temporary:
         folder = prepared(given.folder, temporary)
-        report("serving_filters", in_fresh_process(measure_filters, folder))
+        rows = with_others_share(in_fresh_process, measure_filters, folder)
+        report("serving_filters", rows)
 
 
 if __name__ == "__main__":

@@ -222,8 +222,8 @@ def read_table(path: Path, columns, encoding: str, wanted, side: bool = False) -
     def choose(names: list[str]) -> tuple[list[str], list[str]]:
         found = find_columns(names, wanted, columns, str(path), side)
         ids = [found[key] for key in ("user_id", "item_id") if key in found]
-        # Without any of ours everything is read, so that the complaint can list it.
-        return (names if side or not ids else list(found.values())), ids
+        lacking = len(ids) < 2 or not {"timestamp", "position"} & set(found)  # then all is listed
+        return (names if side or lacking else list(found.values())), ids
 
     if path.suffix != ".parquet" and not path.is_dir():
         return read_delimited(path, encoding=encoding, choose=choose, keep_text=not side)

@@ -6,6 +6,7 @@ python tests/shared_training.py '{"out": "result.npz", "layout": "rows", ...}'
 import json
 import os
 import sys
+import weakref
 
 task = json.loads(sys.argv[1])
 os.environ["KERAS_BACKEND"] = "jax"
@@ -66,7 +67,22 @@ def batches(spoilt="", epoch=0):
     )
 
 
+def watch_gathered():
+    """How many gathered weights are still held when the next one is: a list that grows."""
+    held, gathered, alive = [], training._gathered, []
+
+    def watched(weight):
+        held.append(sum(ref() is not None for ref in alive))
+        value = gathered(weight)
+        alive.append(weakref.ref(value))
+        return value
+
+    training._gathered = watched
+    return held
+
+
 def main():
+    held = watch_gathered()
     if task.get("processes", 1) > 1:
         training.start(task["address"], task["processes"], task["process"])
     layout = task.get("layout")
@@ -105,6 +121,8 @@ def main():
             ]
         found[f"{loss}/items"] = model.item_vectors()
         found[f"{loss}/users"] = model.user_vectors(INPUTS)
+    if held:
+        print("held at once:", max(held), file=sys.stderr)
     if task.get("process", 0) == 0:
         np.savez(task["out"], **found)
 

@@ -532,6 +532,14 @@ FILES = {
         "Expected 3 columns, got 4"),
     "no header": ({"interactions.csv": log().to_csv(index=False, header=False)}, "", {},
         "first line"),
+    "one usual name among others": ({"interactions.csv":
+        "customer,article,bought_at,channel\n1,2,3,web\n"}, "", {},
+        r"received \['customer', 'article', 'bought_at', 'channel'\]"),
+    "no time among others": ({"interactions.csv": "user_id,item_id,bought_at\n1,2,3\n"}, "", {},
+        r"received \['user_id', 'item_id', 'bought_at'\]"),
+    "one usual name in Parquet": ({"interactions.parquet":
+        parquet(log().rename(columns={"item_id": "article"}))}, "", {},
+        r"received \['user_id', 'article', 'timestamp'\]"),
     "a header only": ({"interactions.csv": CSV[: CSV.index("\n") + 1]}, "", {},
         "there are no interactions"),
     "users with a header only": (csv() | {"users.csv": "user_id,age\n"}, "", {},

@@ -6,6 +6,7 @@ Each training runs in processes of its own (shared_training.py), on JAX.
 import importlib.util
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -47,11 +48,14 @@ def finish(*programs):
     return [program.returncode for program in programs], said
 
 
-def in_two(**task):
+def free_address():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    shared = {"address": address, "processes": 2} | task
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def in_two(**task):
+    shared = {"address": free_address(), "processes": 2} | task
     return finish(*(start(process=process, **shared) for process in range(2)))
 
 
@@ -128,6 +132,31 @@ def test_a_killed_process_ends_the_run_and_the_checkpoint_resumes_it(tmp_path, a
         expected = alone[f"full/{what}"][first:]
         np.testing.assert_allclose(found[f"full/{what}"], expected, atol=1e-5, err_msg=what)
     assert [p.name for p in tmp_path.glob("*.keras")] == ["model.keras"]
+    # The checkpoint is put together in process 0; the other lets go of each weight it has gathered.
+    assert "held at once: 0" in said[1]
+
+
+def test_the_program_of_the_chapter_runs_as_printed(tmp_path):
+    root = PROGRAM.parents[1]
+    cells = json.loads((root / "notebooks/17_beyond_one_machine.ipynb").read_text("utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells)
+    (program,) = re.findall(r"```python\n(import os\n.*?)```", text, re.DOTALL)
+    users, items = np.repeat(np.arange(1, 21), 8), np.tile(np.arange(10, 18), 20)
+    log = [f"{u},{i},{t}" for t, (u, i) in enumerate(zip(users, items, strict=True))]
+    (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *log]))
+    for given, here in (("10.0.0.1:12345", free_address()), ("ml-100k", "log.csv")):
+        assert program.count(given) == 1
+        program = program.replace(given, here)
+    (tmp_path / "train.py").write_text(program)
+    environment = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
+    environment.pop("KERAS_BACKEND", None)
+    codes, said = finish(*(
+        subprocess.Popen([sys.executable, "train.py", str(process)], cwd=tmp_path, env=environment,
+                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for process in range(2)
+    ))  # fmt: skip
+    assert codes == [0, 0], said
+    assert (tmp_path / "model.keras").is_file()
 
 
 def test_on_another_backend_it_says_so():

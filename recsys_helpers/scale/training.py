@@ -1,8 +1,9 @@
 """Train one model on several devices, in one process or in many: `keras.distribution` on JAX.
 
 Every process runs the same program. It makes the same model, gives `GlobalBatches` the same arrays,
-and feeds its own share of each batch; the loss, the negatives and the gradients are those of the
-whole batch. Set KERAS_BACKEND=jax before Keras is imported.
+and feeds its share of each batch, which is all of it where only the tables are shared out; the
+loss, the negatives and the gradients are those of the whole batch. Set KERAS_BACKEND=jax before
+Keras is imported.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def start(address: str, processes: int, process: int) -> None:
 
 
 def data_parallel() -> None:
-    """Each device has the whole model and a share of every batch; gradients are averaged."""
+    """Each device has the whole model and computes a share of every batch; gradients are summed."""
     devices = keras.distribution.DeviceMesh((len(_devices()),), ["batch"], _devices())
     keras.distribution.set_distribution(
         keras.distribution.DataParallel(device_mesh=devices, auto_shard_dataset=False)
@@ -75,9 +76,12 @@ def data_parallel() -> None:
 def tables_sharded(data: int = 1) -> None:
     """Each device has a share of every table's rows; the rest of the model is everywhere.
 
+    By default that divides memory, and the optimizer's walk over the tables, and not the work of a
+    batch: each device computes all of it, so that no gradient has to be summed.
+
     Args:
-        data: into how many shares the batch is divided, besides; the tables into all devices
-            divided by it.
+        data: into how many shares the batch is divided; the tables into all devices divided by it.
+            From 2 on, gradients of the tables are summed over the shares of the batch.
 
     Raises:
         ValueError: if the devices can't be divided so.
@@ -100,14 +104,14 @@ def tables_sharded(data: int = 1) -> None:
 
 
 class GlobalBatches(keras.utils.PyDataset):
-    """This process's share of each batch, in an order that is the same in all of them.
+    """What this process computes of each batch, in an order that is the same in all of them.
 
     The last batch is filled up with rows of zeros, which have no target and count for nothing: so
     every batch divides among the devices, and every process takes equally many steps. (Where they
     don't, each waits for the others for ever.)
 
     Args:
-        x: inputs, an array or name -> array, n rows: all of them, in every process.
+        x: inputs, an array or name -> array, n rows: all of them, in every process's memory.
         y: targets [n, T].
         num_items: size of the catalogue.
         batch_size: rows of a batch of all processes together.
@@ -212,11 +216,15 @@ def save(model, path: str | os.PathLike) -> None:
     """Write a model whose weights may lie on several devices, from process 0, whole or not at all.
 
     All processes must call it. The file is an ordinary `.keras` file, optimizer included, and loads
-    with or without devices to share it.
+    with or without devices to share it. Process 0 needs memory for all of it, and every other for
+    its largest table, which is gathered there, too, and let go.
     """
     jax = _jax()
-    weights = [_gathered(weight) for weight in _everything(model)]
-    if jax.process_index() == 0:
+    everything = _everything(model)
+    if jax.process_index():
+        for weight in everything:
+            _gathered(weight)
+    else:
         distribution = keras.distribution.distribution()
         keras.distribution.set_distribution(None)
         try:
@@ -224,8 +232,8 @@ def save(model, path: str | os.PathLike) -> None:
             plain.build_from_config(model.get_build_config())
             if model.optimizer is not None:
                 plain.compile_from_config(model.get_compile_config())
-            for variable, value in zip(_everything(plain), weights, strict=True):
-                variable.assign(value)
+            for variable, weight in zip(_everything(plain), everything, strict=True):
+                variable.assign(_gathered(weight))
             path = Path(path)
             unfinished = path.with_name(f"{path.stem}-{secrets.token_hex(4)}.keras")
             try:
@@ -239,9 +247,9 @@ def save(model, path: str | os.PathLike) -> None:
 
 
 def _shares_of_a_batch() -> tuple[int, tuple[int, int]]:
-    """Into how many shares a batch is divided, and from which to which this process feeds.
+    """Into how many shares a batch is divided, and from which to which this process computes.
 
-    Processes that hold different rows of the tables for one share of the batch feed the same.
+    Processes that hold different rows of the tables for one share of the batch compute the same.
     """
     distribution = keras.distribution.distribution()
     if distribution is None:
