@@ -27,7 +27,7 @@ One cloud of movies for each share that was trained, for a few users; nothing is
         x: X(Math.log(times)), y: HIGH - BOTTOM + 16, "text-anchor": "middle" }, times)),
       [Math.ceil(low), 0, Math.floor(high)].map((value) => s("text", {
         x: LEFT - 6, y: Y(value) + 4, "text-anchor": "end" }, number(value, 0))),
-      s("text", { x: (LEFT + WIDE) / 2, y: HIGH - 6, "text-anchor": "middle" }, "times watched (log scale)"),
+      s("text", { x: (LEFT + WIDE) / 2, y: HIGH - 6, "text-anchor": "middle" }, "times a training target (log scale)"),
       s("text", { transform: `translate(12 ${(HIGH - BOTTOM) / 2}) rotate(-90)`, "text-anchor": "middle" }, "logit"));
     const drawing = s("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img" }, axes, cloud, line);
     const list = h("ol", { class: "fates-best", "aria-live": "polite" });
@@ -59,7 +59,7 @@ One cloud of movies for each share that was trained, for a few users; nothing is
       list.replaceChildren(...best.map((i) => h("li", { "data-item": i },
         user.titles[i], h("span", {}, ` ${user.times[i]}\u00d7`))));
       const median = best.map((i) => user.times[i]).sort((a, b) => a - b)[best.length >> 1];
-      facts.textContent = `Slope of the line: ${number(slope, 2)}. Half of the ten were watched at least `
+      facts.textContent = `Slope of the line: ${number(slope, 2)}. Half of the ten are targets at least `
         + `${median} times. HR@10 of all users on the validation target: ${number(data.hit_rate[share], 3)}.`;
       drawing.setAttribute("aria-label", `Movies by popularity and logit; the line's slope is ${number(slope, 2)}`);
     }
@@ -74,7 +74,7 @@ One cloud of movies for each share that was trained, for a few users; nothing is
     stage.append(control.row,
       h("p", {}, h("label", { for: "fates-user" }, "Scores of "), select),
       h("div", { class: "fates-both" }, drawing,
-        h("div", {}, h("p", { class: "fates-head" }, "The ten best, and how often they were watched"), list)),
+        h("div", {}, h("p", { class: "fates-head" }, "The ten best, and how often each is a training target"), list)),
       facts);
     choose(0);
     control.update();

@@ -35,11 +35,11 @@ def fm_interactions(weighted):
 
 @register
 class FMUserTower(Tower):
-    """The user's half of a factorization machine: `[1; sum_u x_u v_u]`, [batch, T, 1 + dim].
+    """The user's half of a factorization machine: `[1; sum_a x_a v_a]`, [batch, T, 1 + dim].
 
     The user's side of the feature vector x is the profile (one indicator a field; a field of
     several values shares out 1 between them), and, if `use_history`, the history as a bag of items
-    for each a of `decays`, with x proportional to 1/s^a for the item s steps back and a sum of 1,
+    for each r of `decays`, with x proportional to 1/s^r for the item s steps back and a sum of 1,
     and one indicator field for each of the `last` most recent items. Every field has a table of its
     own, so this is still a factorization machine (Rendle 2010, equation 1).
 
@@ -113,7 +113,7 @@ class FMUserTower(Tower):
 
 @register
 class FMItemTower(Tower):
-    """The item's half: `[sum_t w_t x_t + interactions within the item; sum_t x_t v_t]`.
+    """The item's half: `[sum_b w_b x_b + interactions within the item; sum_b x_b v_b]`.
 
     The item's features are its id and its fields, x = 1 for each code. What depends on the user
     alone is missing from the score: it cannot change an order (Rendle 2010, equation 1, split by
@@ -137,7 +137,7 @@ class FMItemTower(Tower):
 
     def call(self, item_ids, training=False):
         """Map item ids [n] to item vectors, [n, 1 + dim]."""
-        weighted, linear = [], 0.0  # x_t v_t of every code, and the sum of all w_t x_t
+        weighted, linear = [], 0.0  # x_b v_b of every code, and the sum of all w_b x_b
         ids = self.item_features.ids(item_ids, training)
         for name, codes in {"item_id": ids, **self.item_features(item_ids)}.items():
             codes = codes if len(codes.shape) > 1 else codes[:, None]  # (n, several)
