@@ -416,19 +416,17 @@ def test_records_tell_where_a_model_is_ahead_and_where_it_is_not(tmp_path, split
         ("dssm", "fm"), ("ease", "sum"), tmp_path, datasets=("a", "b", "c", "nothing")
     )
     assert said.data.splitlines() == [
-        "- *DSSM* against the baseline that the validation target chooses: "
-        + "; ".join(
-            f"by {metric} ahead on `a`, behind on `b`, not told apart on `c`"
-            for metric in ("NDCG@10", "HR@50")
-        )
-        + ".",
-        "- *DSSM* against *EASE*: "
-        + "; ".join(
-            f"by {metric} ahead on `a` and `c`, not told apart on `b`"
-            for metric in ("NDCG@10", "HR@50")
-        )
-        + ".",
+        "- *DSSM* against the baseline that the validation target chooses: by NDCG@10 and by HR@50 "
+        "ahead on `a`, behind on `b`, not told apart on `c`.",
+        "- *DSSM* against *EASE*: by NDCG@10 and by HR@50 ahead on `a` and `c`, not told apart on "
+        "`b`.",
     ]
+    data = dataclasses.replace(split, dataset=dataclasses.replace(split.dataset, name="c"))
+    record(tmp_path, data, "fm", 1, np.full(USERS, 20))  # a hit at 50, none at 10
+    _, said = findings.recorded_differences(("fm",), (), tmp_path, datasets=("c",))
+    assert said.data.endswith(": by NDCG@10 behind on `c`; by HR@50 not told apart on `c`.")
+    _, said = findings.recorded_differences(("dssm",), ("ease",), tmp_path, datasets=("a", "c"))
+    assert said.data.endswith("*EASE*: by NDCG@10 and by HR@50 ahead on all datasets.")
     rows = table.data.to_numpy().tolist()
     assert [row[:2] for row in rows[:3]] == [
         ["a", "DSSM − Markov chain"], ["a", "DSSM − EASE"], ["b", "DSSM − Markov chain"]
