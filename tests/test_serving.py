@@ -736,6 +736,6 @@ def test_versions_come_and_publishers_go_while_it_answers(service, folder, call,
         timeout=120,
     )
     assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout.splitlines()[-1])
+    (found,) = json.loads(run.stdout.splitlines()[-1])
     assert found.items() >= expected.items(), found
     assert found["requests"] > 50
