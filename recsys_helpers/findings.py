@@ -42,7 +42,7 @@ def recorded_differences(
     folder: str | os.PathLike | None = None,
     metrics: tuple[str, ...] = ("ndcg@10", "hit_rate@50"),
     datasets: tuple[str, ...] = DATASETS,
-) -> tuple[Styler, Markdown]:
+) -> tuple[Styler | Markdown, Markdown]:
     """Models minus others on the test target, in numbers and in words.
 
     Args:
@@ -56,7 +56,8 @@ def recorded_differences(
     Returns:
         A table with a row for each dataset and pair: the differences with 95% bootstrap intervals
         over users and seeds, and the model's own first metric from its lowest to its highest seed;
-        and for each pair the datasets whose interval leaves out 0. Both empty without records.
+        and for each pair the datasets whose interval leaves out 0. Without records a sentence that
+        says so, and no table.
     """
     rows, verdicts = [], {}
     for dataset in datasets:
@@ -86,9 +87,10 @@ def recorded_differences(
         "Recorded runs, test target: differences [95% bootstrap interval over users and seeds]; by "
         f"seed: the first model's own {metric_name(metrics[0])}, lowest to highest (how many)"
     )
+    if not rows:  # as where the package was installed without the book
+        return Markdown(""), Markdown("No runs are recorded here: they come with a checkout.")
     said = Markdown("\n".join(_told(*pair, found) for pair, found in verdicts.items()))
-    columns = ["dataset", "difference", *map(metric_name, metrics), "by seed"]
-    return show_table(pd.DataFrame(rows, columns=columns), caption), said
+    return show_table(pd.DataFrame(rows), caption), said
 
 
 def _told(model: str, other: str, found: dict) -> str:

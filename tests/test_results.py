@@ -433,4 +433,4 @@ def test_records_tell_where_a_model_is_ahead_and_where_it_is_not(tmp_path, split
     ]  # fmt: skip
     assert rows[0][2:] == ["1.0000", "[1.0000, 1.0000]"] * 2 + ["1.000 (2)"]
     table, said = findings.recorded_differences(("dssm",), folder=tmp_path / "none")
-    assert table.data.empty and said.data == ""
+    assert table.data == "" and said.data.startswith("No runs are recorded here")
