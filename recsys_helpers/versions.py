@@ -24,8 +24,11 @@ log = logging.getLogger(__name__)
 
 def numbers(folder: str | os.PathLike) -> list[int]:
     """Numbers of the complete versions, newest first."""
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.name.isdecimal() and e.is_dir()]
+    return [number for number in _numbered(folder) if (Path(folder) / str(number)).is_dir()]
+
+
+def _numbered(folder) -> list[int]:
+    names = (name for name in os.listdir(folder) if name.isdecimal())
     return sorted((int(name) for name in names if name == str(int(name))), reverse=True)
 
 
@@ -48,7 +51,8 @@ def publish(version: Version, folder: str | os.PathLike, keep: int = 3) -> int:
     with _turn(folder) as last:
         for left_behind in folder.glob(".new-*"):
             shutil.rmtree(left_behind)
-        number = max([*numbers(folder), _number_in(last)]) + 1  # never one that was withdrawn
+        # Never one that was withdrawn, nor the name of somebody's file.
+        number = max([*_numbered(folder), _number_in(last)]) + 1
         new = folder / f".new-{secrets.token_hex(4)}"
         version.save(new, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         for path in [*new.rglob("*"), new]:

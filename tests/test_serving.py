@@ -360,7 +360,8 @@ def test_what_cannot_be_meant_is_refused(version, samples, model):
         with pytest.raises(ValueError, match=message):
             version.recommend(query)
     part = ExactIndex("cosine").build(model.item_vectors()[1:], np.arange(2, ITEMS + 1))
-    whole = DeltaIndex(part).add(model.item_vectors()[:1], np.array([1]))
+    most = ExactIndex("cosine").build(model.item_vectors()[:-1], np.arange(1, ITEMS))
+    whole = DeltaIndex(most).add(model.item_vectors()[-1:], np.array([ITEMS]))
     for index in (part, whole):
         with pytest.raises(ValueError, match="ExactIndex of the ids 1 to 300, in this order, rec"):
             make_version(model, samples, index)
@@ -506,6 +507,12 @@ def test_a_loaded_version_answers_when_it_has_been_removed(version, folder):
     np.testing.assert_array_equal(
         first.recommend(Query("u1")).rows, version.recommend(Query("u1")).rows
     )
+
+
+def test_a_file_with_a_number_for_its_name_is_no_version(version, tmp_path):
+    (tmp_path / "7").write_text("not ours")
+    assert [publish(version, tmp_path, keep=1) for _ in range(2)] == [8, 9]
+    assert numbers(tmp_path) == [9] and (tmp_path / "7").read_text() == "not ours"
 
 
 def test_publishers_take_turns(version, tmp_path):
