@@ -321,7 +321,7 @@ def with_others_share(measure, *arguments) -> list[dict]:
     start, busy, own = time.perf_counter(), busy_seconds(), sum(os.times()[:4])
     rows = measure(*arguments)
     own, busy = sum(os.times()[:4]) - own, busy_seconds() - busy
-    share = (busy - own) / ((time.perf_counter() - start) * os.cpu_count())
+    share = max(0, busy - own) / ((time.perf_counter() - start) * os.cpu_count())
     return [row | {"others_share": share} for row in rows]
 
 
