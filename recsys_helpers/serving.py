@@ -326,7 +326,7 @@ def make_version(model, samples, index, known=None, fields=None) -> Version:
     if not (hasattr(index, "save") and np.array_equal(index.ids, everyone)):
         raise ValueError(
             f"expected an AnnoyIndex or ExactIndex of the ids 1 to {len(everyone)}, in this order, "
-            f"received a {type(index).__name__} of {len(index)}. Build it of model.item_vectors()."
+            f"received {index!r:.80}. Build it of model.item_vectors()."
         )
     vectors = model.item_vectors()
     if index.metric == "cosine":

@@ -362,7 +362,7 @@ def test_what_cannot_be_meant_is_refused(version, samples, model):
     part = ExactIndex("cosine").build(model.item_vectors()[1:], np.arange(2, ITEMS + 1))
     most = ExactIndex("cosine").build(model.item_vectors()[:-1], np.arange(1, ITEMS))
     whole = DeltaIndex(most).add(model.item_vectors()[-1:], np.array([ITEMS]))
-    for index in (part, whole):
+    for index in (part, whole, None):
         with pytest.raises(ValueError, match="ExactIndex of the ids 1 to 300, in this order, rec"):
             make_version(model, samples, index)
     whole = ExactIndex("cosine").build(model.item_vectors(), np.arange(1, ITEMS + 1))
