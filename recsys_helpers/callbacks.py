@@ -31,14 +31,48 @@ class ValidationMetrics(keras.callbacks.Callback):
             logs[f"val_{name}"] = value
 
 
-def warm_up_and_cosine(peak, steps):
-    """A learning rate: up for a twentieth of the steps, then down to nothing along a cosine.
+def warm_up_and_cosine(peak, steps, end=0.0):
+    """A learning rate: up for a twentieth of the steps, then down along a cosine.
 
     Args:
         peak: the highest rate.
         steps: of the optimizer in the whole training.
+        end: share of the highest rate that it ends at.
     """
     warm_up = steps // 20
     return keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warm_up, warmup_target=peak, warmup_steps=warm_up
+        0.0, steps - warm_up, alpha=end, warmup_target=peak, warmup_steps=warm_up
     )
+
+
+def averaging(steps):
+    """Arguments of a Keras optimizer for an exponential average of the weights beside them.
+
+    As long as the learning rate does not go to nothing the weights jump about; their average lies
+    in the middle. A relative of the equal average over all steps of Polyak and Juditsky (1992).
+    `fit` puts it into the model at its end; until then see `averaged_weights`.
+
+    Args:
+        steps: of the optimizer, that the average remembers: the last has 1 / steps of the weight,
+            each step before it the share 1 / steps less than the one after it. 0: no average.
+
+    Raises:
+        ValueError: `steps` is neither 0 nor at least 1.
+    """
+    if steps == 0:
+        return {}
+    if not steps >= 1:
+        raise ValueError(f"Expected 0 steps to be remembered, or at least 1. Received {steps}.")
+    return {"use_ema": True, "ema_momentum": 1 - 1 / steps}
+
+
+def averaged_weights(model):
+    """Callbacks for `fit`, so that what is validated and kept is the average, where there is one.
+
+    Training goes on from the weights. List these before the callbacks that read the model.
+
+    Args:
+        model: compiled, and its optimizer made with what `averaging` returned.
+    """
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # under loss scaling
+    return [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if optimizer.use_ema else []

@@ -85,11 +85,12 @@ SMALL = {
     ),
 }  # fmt: skip
 WIDE = {"dim": 128, "hidden": 256, "temperature": 0.07, "epochs": 12, "learning_rate": 1e-3}
-MANY = {"recency": 4, "last": 5, "dropout": 0.4, "history_dropout": 0.15}
+MANY = {"recency": 4, "last": 5, "dropout": 0.4, "history_dropout": 0.15, "average_over": 0}
 LARGE_FM = FM | {
     "dim": 128, "learning_rate": 5e-3, "epochs": 5, "shrink": 0.4, "decays": [0, 0.5, 1, 2],
-    "last": 5,
+    "last": 5, "average_over": 0,
 }  # fmt: skip
+AVERAGED = {"average_over": 1}
 # What is tried: by dataset and model, the settings. Where a chapter has several models, the first
 # setting of each makes one trial, and so on; models that aren't named follow the others.
 SEARCH: dict[str, dict[str, list[dict]]] = {
@@ -97,10 +98,10 @@ SEARCH: dict[str, dict[str, list[dict]]] = {
     "ml-latest-small": SMALL,
     "ml-1m-order": SMALL
     | {
-        "fm": around(LARGE_FM, {"history_dropout": 0.15, "epochs": 7}),
-        "dssm": around(DSSM | WIDE | MANY, {"history_dropout": 0.0}),
-        "youtubednn": around(DEEP | WIDE | MANY, {"history_dropout": 0.25}),
-        "self_attentive": around(DEEP | WIDE | MANY, {"history_dropout": 0.25}),
+        "fm": around(LARGE_FM, AVERAGED),
+        "dssm": around(DSSM | WIDE | MANY, AVERAGED),
+        "youtubednn": around(DEEP | WIDE | MANY, AVERAGED),
+        "self_attentive": around(DEEP | WIDE | MANY, AVERAGED),
     },
 }  # fmt: skip
 CHAPTER = {
