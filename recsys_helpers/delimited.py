@@ -1,0 +1,183 @@
+"""Delimited text, packed or not, as tables.
+
+Such files have no types: they hold text, and a column of it becomes numbers only where every value
+is one.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+TEXT = ("title", "movie_title", "zip_code")  # even where all of them look like numbers
+
+
+def _open(path: Path):
+    if path.suffix == ".gz":
+        return gzip.open(path)
+    if path.suffix == ".zip":
+        archive = zipfile.ZipFile(path)
+        files = [f for f in archive.namelist() if not f.endswith("/") and "__MACOSX" not in f]
+        if len(files) != 1:
+            raise ValueError(f"{path} must hold one table, received {files[:10]}. Unpack it.")
+        return archive.open(files[0])
+    return path.open("rb")
+
+
+def read_delimited(
+    path: Path,
+    separator: str | None = None,
+    names: list[str] | None = None,
+    encoding: str = "utf-8",
+    choose: Callable | None = None,
+    keep_text: bool = False,
+) -> pd.DataFrame:
+    """Read a delimited file, packed with gzip or zip or as it is, after any blank lines.
+
+    Args:
+        path: of the file.
+        separator: None is the one of comma, tab, semicolon and bar that the header has most of, in
+            a file where quotes enclose text; where the separator is given they are characters.
+        names: of the columns, for files without a header; the file must have so many.
+        encoding: of the text.
+        choose: names -> (columns to be read, those of them that hold ids). None reads all, and
+            finds ids under our own names.
+        keep_text: text stays in Arrow's form, for long tables.
+
+    Raises:
+        ValueError: another number of columns in some row, another encoding, an empty file, or one
+            that is no delimited text.
+    """
+    header, skipped, quote = names or [], 0, '"' if separator is None else False
+    try:
+        with _open(path) as file:
+            start = file.read(1 << 16)
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff") and encoding == "utf-8":
+            raise ValueError(
+                f'{path} is in the encoding UTF-16, not UTF-8: pass encoding="utf-16".'
+            )
+        if names is None:
+            text = start.decode(encoding, "replace").lstrip("\ufeff")
+            blank = re.match(r"(\s*\n)?", text)[0]
+            skipped = blank.count("\n")
+            first = text[len(blank) :].partition("\n")[0].strip("\r")
+            if odd := re.search(r"[\0-\x08\x0e-\x1f]", first):
+                raise csv.Error(f"its first line holds {odd[0]!r}")
+            separator = separator or max(",\t;|", key=first.count)
+            header = next(csv.reader([first], delimiter=separator), [])
+        with _open(path) as file:
+            table = _read_text(file, separator, quote, names, encoding, header, skipped, choose)
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} is not delimited text with lines that end in \\n ({error}). What is read is "
+            ".csv and .tsv, both also packed as .gz or .zip, and .parquet."
+        ) from error
+    except (pa.ArrowException, OSError, EOFError, zipfile.BadZipFile, UnicodeError) as error:
+        if "UTF8" in str(error) or isinstance(error, UnicodeError):
+            what = f'is not in the encoding {encoding}: save it as UTF-8, or pass encoding="cp1252"'
+        elif "Empty" in str(error):
+            what = "is empty: it needs a header"
+        else:
+            what = f"is not a table of {len(header)} columns separated by {separator!r}"
+        raise ValueError(f"{path} {what} ({error})") from error
+    for i, name in enumerate(table.column_names):
+        # Between tabs or bars a quote may be just a character.
+        if quote and separator in "\t|" and _holds_rows(table.column(i), separator):
+            raise ValueError(
+                f"{path} has other rows inside a value of {name}: a quote isn't closed. Write the "
+                "file as .csv, with quotes in texts doubled."
+            )
+        table = table.set_column(i, name, _typed(table.column(i), name))
+    return to_pandas(table, path, keep_text)
+
+
+def _holds_rows(texts: pa.ChunkedArray, separator: str) -> bool:
+    words = pa.chunked_array([getattr(c, "dictionary", c) for c in texts.chunks], pa.string())
+    both = [pc.match_substring(words, part) for part in ("\n", separator)]
+    return bool(pc.any(pc.and_(*both)).as_py())
+
+
+def _read_text(file, separator, quote, names, encoding, header, skipped, choose) -> pa.Table:
+    """Everything as text, ids as dictionaries of it."""
+    if separator == "::":  # Arrow has separators of one character only
+        file, separator = io.BytesIO(file.read().replace(b"::", b"\t")), "\t"
+    chosen, ids = choose(header) if choose else (header, [n for n in header if _is_id(n)])
+    chosen = [name for name in chosen if name]  # without the row numbers that pandas writes
+    return pa.csv.read_csv(
+        file,
+        pa.csv.ReadOptions(
+            column_names=names, encoding=encoding, skip_rows=skipped, use_threads=False
+        ),
+        pa.csv.ParseOptions(delimiter=separator, quote_char=quote, newlines_in_values=bool(quote)),
+        pa.csv.ConvertOptions(
+            column_types={name: pa.string() for name in chosen}
+            | {name: pa.dictionary(pa.int32(), pa.string()) for name in ids},
+            include_columns=chosen,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=True,
+        ),
+    )
+
+
+def _is_id(name: str) -> bool:
+    return name.partition(":")[0] in ("user_id", "item_id")
+
+
+def _typed(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """A column of text as numbers, if every value of it is one."""
+    if pa.types.is_dictionary(column.type):
+        column = column.unify_dictionaries().combine_chunks()
+        texts = pc.utf8_trim_whitespace(column.dictionary)  # "1, 2" holds 1 and 2
+        ids = untyped_ids(texts.to_numpy(zero_copy_only=False))
+        ids, codes = np.unique(ids, return_inverse=True)
+        if ids.dtype == object and texts.equals(column.dictionary):
+            return pa.chunked_array([column])
+        indices = pa.array(codes.astype(np.int32)).take(column.indices)
+        return pa.chunked_array([pa.DictionaryArray.from_arrays(indices, pa.array(ids))])
+    if name.partition(":")[0] in TEXT or column.null_count == len(column):
+        return column
+    if pc.any(pc.match_substring_regex(column, r"^[-+]?0\d")).as_py():  # 007 is not 7
+        return column
+    for kind in (pa.int64(), pa.float64()):
+        try:
+            return column.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+    return column
+
+
+def untyped_ids(ids: np.ndarray) -> np.ndarray:
+    """Ids from a file without types, text [num_ids]: whole numbers if every one is such a number.
+
+    "007" stays text, because 7 is another id; "7.0" is 7, as pandas writes 7 beside missing ones.
+    """
+    if all(re.fullmatch(r"(0|-?[1-9]\d*)(\.0+)?", i) for i in ids):
+        whole = [int(i.partition(".")[0]) for i in ids]
+        if all(-(2**63) <= i < 2**63 for i in whole):
+            return np.array(whole, np.int64)
+        if all(0 <= i < 2**64 for i in whole):
+            return np.array(whole, np.uint64)
+    return ids
+
+
+def to_pandas(table: pa.Table, path: Path, keep_text: bool = False) -> pd.DataFrame:
+    """Text as Arrow holds it where `keep_text`: Python's strings take five times the memory."""
+    text = {pa.string(): pd.ArrowDtype(pa.string())} if keep_text else {}
+    table = table.unify_dictionaries()
+    frame = table.to_pandas(
+        types_mapper=text.get, ignore_metadata=True, split_blocks=True, self_destruct=True
+    )
+    frame.attrs["source"] = str(path)
+    return frame
