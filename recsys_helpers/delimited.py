@@ -11,7 +11,7 @@ import gzip
 import io
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +76,8 @@ def read_delimited(
                 raise csv.Error(f"its first line holds {odd[0]!r}")
             separator = separator or max(",\t;|", key=first.count)
             header = next(csv.reader([first], delimiter=separator), [])
-        with _open(path) as file:
+        with _open(path) as raw:
+            file = _Counted(raw)
             table = _read_text(file, separator, quote, names, encoding, header, skipped, choose)
     except csv.Error as error:
         raise ValueError(
@@ -84,6 +85,8 @@ def read_delimited(
             ".csv and .tsv, both also packed as .gz or .zip, and .parquet."
         ) from error
     except (pa.ArrowException, OSError, EOFError, zipfile.BadZipFile, UnicodeError) as error:
+        if quote and "straddling" in str(error):  # a value that doesn't end
+            _check_quotes(path, encoding, separator)
         if "UTF8" in str(error) or isinstance(error, UnicodeError):
             what = f'is not in the encoding {encoding}: save it as UTF-8, or pass encoding="cp1252"'
         elif "Empty" in str(error):
@@ -91,21 +94,46 @@ def read_delimited(
         else:
             what = f"is not a table of {len(header)} columns separated by {separator!r}"
         raise ValueError(f"{path} {what} ({error})") from error
+    if quote and table.num_rows < file.lines - 1 - skipped:  # values of several lines, or none
+        _check_quotes(path, encoding, separator)
     for i, name in enumerate(table.column_names):
-        # Between tabs or bars a quote may be just a character.
-        if quote and separator in "\t|" and _holds_rows(table.column(i), separator):
-            raise ValueError(
-                f"{path} has other rows inside a value of {name}: a quote isn't closed. Write the "
-                "file as .csv, with quotes in texts doubled."
-            )
         table = table.set_column(i, name, _typed(table.column(i), name))
     return to_pandas(table, path, keep_text)
 
 
-def _holds_rows(texts: pa.ChunkedArray, separator: str) -> bool:
-    words = pa.chunked_array([getattr(c, "dictionary", c) for c in texts.chunks], pa.string())
-    both = [pc.match_substring(words, part) for part in ("\n", separator)]
-    return bool(pc.any(pc.and_(*both)).as_py())
+class _Counted:
+    """A file whose lines are counted while it is read."""
+
+    closed = False
+
+    def __init__(self, file):
+        self.file, self.lines, self.end = file, 0, b"\n"
+
+    def read(self, size=-1):
+        part = self.file.read(size)
+        self.end = part[-1:] or self.end
+        self.lines += part.count(b"\n") + (not part and self.end != b"\n")
+        return part
+
+
+def _check_quotes(path: Path, encoding: str, separator: str) -> None:
+    """Refuse quotes that open and don't close, which would take other rows into their value."""
+    csv.field_size_limit(max(1 << 20, csv.field_size_limit()))  # a block of Arrow's
+    with io.TextIOWrapper(_open(path), encoding, "replace") as text:
+        rows, start, row = csv.reader(text, delimiter=separator, strict=True), 1, []
+        while row is not None:
+            try:
+                row = next(rows, None)
+                # Between tabs or bars a quote may be just a character.
+                odd = separator in "\t|" and any("\n" in v and separator in v for v in row or ())
+            except csv.Error:  # something stands behind the closing quote, or there is none
+                odd = True
+            if odd and rows.line_num > start:
+                raise ValueError(
+                    f"{path} has other rows inside a value: a quote in line {start} isn't closed. "
+                    "Close or remove it; in .csv, quotes in texts are doubled."
+                )
+            start = rows.line_num + 1
 
 
 def _read_text(file, separator, quote, names, encoding, header, skipped, choose) -> pa.Table:

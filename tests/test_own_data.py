@@ -430,6 +430,7 @@ def test_tables(kind, capsys):
 # Files
 
 CSV = log().to_csv(index=False)
+NOTES = log(note="x").to_csv(index=False)
 TABS = {"sep": "\t", "index": False}
 PLAIN = {"users": SMALL, "items": [10, 20, 30, 40], "times": EXACT}
 RECBOLE = CSV.replace(",", "\t").replace(
@@ -502,7 +503,32 @@ FILES = {
         PLAIN | {"users": ["a;\n1", "b", "c"]}),
     "quotes that open titles and don't close": (
         {"interactions.csv": CSV, "items.tsv": 'item_id\ttitle\n10\t"a\n20\tb\n30\t"c\n40\td\n'},
-        "", {}, r"items\.tsv has other rows inside a value of title: a quote isn't closed"),
+        "", {}, r"items\.tsv has other rows inside a value: a quote in line 2 isn't closed"),
+    "a quote in the last column that isn't read": (
+        {"interactions.csv": NOTES.replace("x", '"x', 1)}, "", {},
+        r"interactions\.csv has other rows inside a value: a quote in line 2 isn't closed"),
+    "the same between tabs": (
+        {"interactions.tsv": NOTES.replace("x", '"x', 1).replace(",", "\t")}, "", {},
+        "a quote in line 2 isn't closed"),
+    "such a quote, and another one later": (
+        {"interactions.csv": NOTES.replace("x\n2", '"x\n2').replace("x\n3", '"x\n3')}, "", {},
+        "a quote in line 5 isn't closed"),
+    "two of them between bars": (
+        {"interactions.csv": NOTES.replace("x\n2", '"x\n2').replace("x\n3", '"x\n3')
+            .replace(",", "|")}, "", {}, "a quote in line 5 isn't closed"),
+    "such a quote in the last column that is read": (
+        {"interactions.csv": NOTES.replace("note", "rating").replace("x", '"x', 1)}, "",
+        {"odd_values": "missing"}, "a quote in line 2 isn't closed"),
+    "such a quote in a long log": (
+        {"interactions.csv": NOTES.replace("x", '"x', 1) + 100_000 * "1,10,1600000000,x\n"}, "",
+        {}, "a quote in line 2 isn't closed"),
+    "such a quote, UTF-16": ({"interactions.csv": NOTES.replace("x", '"x', 1).encode("utf-16")}, "",
+        {"encoding": "utf-16"}, "a quote in line 2 isn't closed"),
+    "lines, commas and quotes in texts that aren't read": (
+        csv(note='a "b",\n c') | {"items.csv": "item_id\n10\n\n\n"}, "", {}, PLAIN),
+    "a long text of several lines": (csv(note="a\n" * 100_000), "", {}, PLAIN),
+    "quotes inside texts, and a blank line at the end": (
+        {"interactions.csv": NOTES.replace("x", '"x" y') + "\n"}, "", {}, PLAIN),
     "quotes in RecBole": (
         {"x.inter": RECBOLE, "x.item": 'item_id:token\ttitle:token_seq\n10\t"a" b\n20\t"c\n'}, "",
         {}, {"titles": ['"a" b', '"c', "30", "40"]}),
