@@ -133,8 +133,8 @@ def times(
     if column.dtype.kind in "bm":
         raise ValueError(f"{what} must hold times, received {column.dtype}.")
     keys = column.to_numpy()
-    if not np.isfinite(keys).all():
-        raise ValueError(f"{what} holds {_first(~np.isfinite(keys), column)}: not a time.")
+    if (odd := ~np.isfinite(keys) | (keys >= 2**63)).any():
+        raise ValueError(f"{what} holds {_first(odd, column)}: not a time.")
     if keys.dtype.kind in "iu":
         keys = keys.astype(np.int64, copy=False)
     if unit is None:
@@ -208,7 +208,12 @@ def positions(column: pd.Series, what: str) -> np.ndarray:
     """What says in which order a user's events came, [n]: integers, or other numbers."""
     _none_missing(column, what)
     if pd.api.types.is_integer_dtype(column.dtype):
-        return column.to_numpy(np.int64)
+        unsigned = pd.api.types.is_unsigned_integer_dtype(column.dtype)
+        return column.to_numpy(np.uint64 if unsigned else np.int64)
+    if not pd.api.types.is_numeric_dtype(column.dtype):
+        texts = column.astype(str).str.strip()
+        if texts.str.fullmatch(r"[-+]?\d+").all():  # of any length, where floats lose digits
+            return np.unique(texts.map(int).to_numpy(object), return_inverse=True)[1]
     return numbers(column, what, "error", print)
 
 

@@ -6,12 +6,13 @@ is one.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -178,11 +179,12 @@ def _typed(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
         return column
     if pc.any(pc.match_substring_regex(column, r"^[-+]?0\d")).as_py():  # 007 is not 7
         return column
-    for kind in (pa.int64(), pa.float64()):
-        try:
-            return column.cast(kind)
-        except pa.ArrowInvalid:
-            continue
+    with contextlib.suppress(pa.ArrowInvalid):
+        return column.cast(pa.int64())
+    if pc.all(pc.match_substring_regex(column, r"^\s*-?\d+\s*$")).as_py():
+        return column  # too large, and floats would lose digits
+    with contextlib.suppress(pa.ArrowInvalid):
+        return column.cast(pa.float64())
     return column
 
 

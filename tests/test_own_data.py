@@ -243,6 +243,10 @@ ODD_TIMES = {
     "one odd text": (ISO.where(TIMES.index != 7, "soon"), r"'soon' in row 7"),
     "infinite": (TIMES.astype(float).where(TIMES.index != 2, np.inf),
         r"inf in row 2 \(counted from 0\): not a time"),
+    "beyond 64 bits with a sign": (TIMES.astype("uint64") + 2**63,
+        r"timestamp holds 9223372038454775808 in row 0 .* and 11 more: not a time"),
+    "such floats": (TIMES * 1e12, "1.6e\\+21 in row 0 .* and 11 more: not a time"),
+    "such text": (TIMES.astype(str) + "0" * 10, "in row 0 .* and 11 more: not a time"),
     "booleans": (TIMES > 0, "must hold times, received bool"),
     "durations": (pd.to_timedelta(TIMES, unit="s"), "must hold times, received timedelta64"),
     "durations as objects": (pd.to_timedelta(TIMES, unit="s").astype(object),
@@ -276,6 +280,7 @@ def test_a_unit_that_is_given_counts():
 
 # Tables: columns, repeats, what is left out, features
 
+HUGE = np.array([2**63 + 1, 2**64 - 1, 2**64 - 2, 0], np.uint64)
 AGAIN = log(item_id=np.tile([10, 20, 10, 40], 3))
 AGAIN = pd.concat([AGAIN, log(item_id=np.tile([50, 60, 70, 80], 3), timestamp=TIMES + 9 * DAY)])
 SHORT = pd.concat([log(), log(user_id=9)[:2]])
@@ -327,6 +332,17 @@ TABLES = {
         {"history": [40, 30, 20, 10], "times": []}),
     "positions of 19 digits": ([log(timestamp=None, position=2**60 + np.tile([4, 3, 2, 1], 3))], {},
         {"history": [40, 30, 20, 10]}),
+    "positions above 2**63": ([log(timestamp=None, position=HUGE[:4].tolist() * 3)], {},
+        {"history": [40, 10, 30, 20]}),
+    "positions above 2**63, nullable": (
+        [log(timestamp=None, position=pd.array(HUGE[:4].tolist() * 3, "UInt64"))], {},
+        {"history": [40, 10, 30, 20]}),
+    "positions that are Python's integers": (
+        [log(timestamp=None, position=[10**30 + i for i in (4, 3, 2, 1)] * 3)], {},
+        {"history": [40, 30, 20, 10]}),
+    "positions as Arrow strings": (
+        [log(timestamp=None, position=pd.array([" 9", "8", "-3", "1"] * 3, "string[pyarrow]"))], {},
+        {"history": [30, 40, 20, 10]}),
     "a missing position": ([log(position=np.tile([1, 2, np.nan, 4], 3))], {},
         "position is missing in row 2"),
     "repeats, by default the first": ([AGAIN], {},
@@ -586,6 +602,12 @@ FILES = {
     "floats for ids": (csv(user_id=USERS.astype(float)), "", {}, PLAIN),
     "a missing id": (csv(user_id=USERS.where(USERS > 1)), "", {},
         r"csv: user_id is missing in row 0"),
+    "positions of 20 digits": (
+        csv(timestamp=None, position=[20240101123000000000 + i for i in (4, 3, 2, 1)] * 3), "", {},
+        {"history": [40, 30, 20, 10]}),
+    "features of 20 digits": (
+        csv() | {"items.csv": f"item_id,shelf\n10,{2**64}\n20,{2**64 + 1}\n30,1\n40,1\n"}, "", {},
+        {"shelf": [str(2**64), str(2**64 + 1), "1", "1"]}),
     "ISO times": (csv(timestamp=ISO + "+00:00"), "", {}, PLAIN),
     "an odd rating": (csv(rating=["x", *"12345678901"]), "", {},
         r"interactions\.csv: rating must hold numbers, received 'x' in row 0"),
