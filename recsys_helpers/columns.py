@@ -14,15 +14,11 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from recsys_helpers.tables import ROLES, find_columns
-
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # per second
 LARGEST = {"s": 1e11, "ms": 1e14, "us": 1e17}  # of each unit: the year 5138
 PAIRS = ((1, 12), (1, 31), (0, 23), (0, 59), (0, 59))  # of digits after a year: month to second
 SETS = (set, frozenset)
 LISTS = (list, tuple, *SETS, np.ndarray)
-USER_FEATURES = ("gender", "age", "occupation", "zip_code")
-ITEM_FEATURES = ("title", "year", "genres")
 
 
 def _first(mask: np.ndarray, column: pd.Series) -> str:
@@ -30,10 +26,10 @@ def _first(mask: np.ndarray, column: pd.Series) -> str:
     row = int(np.argmax(mask))
     more = int(np.sum(mask)) - 1
     others = f" and {more:,} more" if more > 0 else ""
-    return f"{_plain(column.iloc[row])} in row {row} (counted from 0){others}"
+    return f"{plain(column.iloc[row])} in row {row} (counted from 0){others}"
 
 
-def _plain(value) -> str:
+def plain(value) -> str:
     """A value for messages: 7 and not np.int64(7)."""
     return repr(value.item() if isinstance(value, np.generic) else value)
 
@@ -79,7 +75,7 @@ def number(column: pd.Series, what: str) -> tuple[np.ndarray, np.ndarray]:
     elif ids.dtype.kind not in "iu":
         raise ValueError(
             f"{what} must hold whole numbers or text, received {column.dtype} values such as "
-            f"{_plain(ids[0])}. Convert them, for example with astype(str)."
+            f"{plain(ids[0])}. Convert them, for example with astype(str)."
         )
     if ids.dtype.kind in "iu":
         fits = ids.dtype.kind == "i" or not len(ids) or ids.max() < 2**63
@@ -289,114 +285,3 @@ def several(column: pd.Series, separator: str | None, what: str, say: Callable) 
         return tuple(text for part in parts if part is not None and (text := str(part).strip()))
 
     return [split(value) for value in column]
-
-
-def side_table(
-    key: str,
-    table: pd.DataFrame | None,
-    other: pd.DataFrame | None,
-    ids: np.ndarray,
-    columns: dict[str, str],
-    separators: dict[str, str],
-    odd_values: str,
-    say: Callable,
-) -> pd.DataFrame:
-    """All that is known of users or items, numbered from 1; the columns we know come first.
-
-    Args:
-        key: "user_id" or "item_id".
-        table: one row per user or item, or None.
-        other: the table of the items or users: what `columns` says of its features is meant for it.
-        ids: original ids, [num_ids]; row i of the result belongs to `ids[i]`.
-        columns: see `Dataset.from_tables`, as for the other options.
-        separators: of columns of several values.
-        odd_values: "error" or "missing".
-        say: prints a line.
-
-    Raises:
-        ValueError: an empty table, an id that occurs twice, no id that occurs in `ids`, values that
-            can't be read.
-    """
-    numbered = pd.DataFrame({"original_id": ids}, index=pd.RangeIndex(1, len(ids) + 1, name=key))
-    if table is None:
-        return numbered
-    what = table.attrs.get("source", "users" if key == "user_id" else "items")
-    if table.empty:
-        raise ValueError(f"{what} is empty, of shape {table.shape}. Leave it out or fill it.")
-    theirs = find_columns(list(table), [key], columns, what, side=True, say=say).get(key)
-    if theirs is None:
-        raise ValueError(
-            f"{what} needs the column {key}, received {list(table)}. Name it, for example "
-            f"columns={{{key!r}: {table.columns[0]!r}}}."
-        )
-    not_here = ITEM_FEATURES if key == "user_id" else USER_FEATURES
-    not_here = [ours for ours in not_here if other is not None and columns.get(ours) in other]
-    renamed = {name: ours for ours, name in columns.items() if ours not in (*ROLES, *not_here)}
-    table = table.rename(columns=renamed | {theirs: key})
-    if table.columns.has_duplicates or "original_id" in table:
-        raise ValueError(
-            f"{what} has the columns {list(table)}: each name may occur once, and original_id is a "
-            "name of ours. Rename them."
-        )
-    table = _features(table, key, what, separators, odd_values, say)
-    lists = [c for c in table if c != key and isinstance(table[c].iloc[0], tuple)]
-    for column, values in _in_order_of(ids, table, key, what, say).items():
-        if column in lists:
-            values = pd.Series([v if isinstance(v, tuple) else () for v in values])
-        numbered[column] = values.array
-    return numbered
-
-
-def _in_order_of(ids: np.ndarray, table: pd.DataFrame, key: str, what: str, say: Callable):
-    """The rows of `table` that belong to `ids`, empty where it has none."""
-    codes, own = number(table[key], f"{what}: {key}")
-    if len(own) < len(codes):
-        twice = own[np.bincount(codes) > 1][0]
-        raise ValueError(f"{what}: {key} {twice} occurs twice. Keep one row of each.")
-    if own.dtype != ids.dtype:  # 7 and "7" are one id when one file has types and the other none
-        own, ids = own.astype(str).astype(object), ids.astype(str).astype(object)
-    matched = int(np.isin(own, ids).sum())
-    if not matched:
-        raise ValueError(
-            f"{what}: none of its ids, such as {_plain(own[0])}, has interactions; those have ids "
-            f"such as {_plain(ids[0])}. Name the right column of ids with columns=."
-        )
-    if matched < len(own):
-        say(f"{what}: {len(own) - matched:,} of {len(own):,} rows left out, without interactions")
-    if matched < len(ids):
-        say(f"{what}: no row for {len(ids) - matched:,} of {len(ids):,} ids")
-    return table.set_axis(pd.Index(own[codes])).reindex(ids).drop(columns=key)
-
-
-def _features(table, key: str, what: str, separators, odd_values: str, say) -> pd.DataFrame:
-    """The columns we know, each in one form, and then the others."""
-    if "title" in table:
-        titles = table["title"]
-        table["title"] = titles.where(titles.isna(), titles.astype(str).str.strip()).astype(object)
-        if "year" not in table:
-            # "Toy Story (1995)", "Series (2006-2007)", "Series (2011- )", "Video (1995) (V)"
-            pattern = r"\((\d{4})(?:[-\u2013]\s?(?:\d{4})?)?\)(?: \(V\))?$"
-            years = table["title"].str.extract(pattern)[0]
-            if years.notna().any():
-                table["year"] = years
-    for column in ("year", "age"):
-        if column in table and not pd.api.types.is_integer_dtype(table[column].dtype):
-            whole = column == "year"
-            table[column] = numbers(table[column], f"{what}: {column}", odd_values, say, whole)
-    if "year" in table:
-        table["year"] = table["year"].astype("Int64")
-    if "zip_code" in table:
-        codes = table["zip_code"]
-        table["zip_code"] = codes.where(codes.isna(), codes.astype(str)).astype(object)
-    for column in table:
-        one = column in (key, "title")
-        if column in {"genres", *separators} or (not one and is_several(table[column])):
-            name = f"{what}: {column}"
-            table[column] = pd.Series(
-                several(table[column], separators.get(column), name, say), table.index, object
-            )
-    if "genres" in table:
-        none = ("unknown", "(no genres listed)")
-        table["genres"] = [tuple(g for g in genres if g not in none) for genres in table["genres"]]
-    known = [column for column in (key, *USER_FEATURES, *ITEM_FEATURES) if column in table]
-    return table[known + [column for column in table if column not in known]]

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from recsys_helpers import columns as col
-from recsys_helpers import fetch, tables
+from recsys_helpers import fetch, side_tables, tables
 
 REPEATS = ("first", "last", "error", "keep")
 
@@ -147,8 +147,8 @@ class Dataset:
         dataset = cls(
             name,
             pd.DataFrame(table, copy=False),
-            col.side_table("user_id", users, items, user_ids, *options),
-            col.side_table("item_id", items, users, item_ids, *options),
+            side_tables.side_table("user_id", users, items, user_ids, *options),
+            side_tables.side_table("item_id", items, users, item_ids, *options),
             repeats == "keep",
         )
         dataset = _without_repeats(dataset, repeats, say)
