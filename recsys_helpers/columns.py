@@ -154,11 +154,12 @@ def _unit(keys: np.ndarray, what: str) -> str:
             f"{keys[sizes.argmax()]} in row {int(sizes.argmax())} (counted from 0) like {largest}, "
             "for example seconds and milliseconds. Convert them, or pass time_unit."
         )
-    for n in (2, 4, 5):  # pairs: to the day, the minute, the second
-        parts = ((keys // 100**i % 100, *PAIRS[n - 1 - i]) for i in range(n))
-        in_time = 1900 <= keys.min() // 100**n and keys.max() // 100**n <= 2100
+    for n in range(7):  # pairs after the year, up to the second; then milliseconds, too
+        n, dates = (n, keys) if n < 6 else (5, keys // 1000)
+        parts = ((dates // 100**i % 100, *PAIRS[n - 1 - i]) for i in range(n))
+        in_time = 1900 <= dates.min() // 100**n and dates.max() // 100**n <= 2100
         if in_time and all(((part >= a) & (part <= b)).all() for part, a, b in parts):
-            form = "%Y%m%d%H%M%S"[: 2 + 2 * n]
+            form = "%Y%m%d%H%M%S"[: 2 + 2 * n] + "%f" * (dates is not keys)
             raise ValueError(
                 f"{what} holds numbers such as {keys[0]}, which look like dates, not like {usual}. "
                 f'Convert them (pandas.to_datetime(column, format="{form}")), or pass '
