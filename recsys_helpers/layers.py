@@ -94,8 +94,14 @@ def masked_mean(embeddings, ids):
 
 
 def l2_normalize(vectors):
-    """Vectors of length one: their dot product is the cosine."""
-    return ops.normalize(at_least_float32(vectors), axis=-1, order=2)
+    """Vectors of length one: their dot product is the cosine.
+
+    What `ops.normalize` gives, whose gradient is NaN for a vector of zeros on JAX and PyTorch.
+    """
+    vectors = at_least_float32(vectors)
+    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+    scale = ops.rsqrt(ops.maximum(squares, 1e-16))  # below that it's the next line's all the same
+    return vectors * ops.minimum(scale, 1 / keras.config.epsilon())
 
 
 def num_positions(inputs):

@@ -65,6 +65,19 @@ def test_means_and_lengths_are_computed_in_float32_at_least(dtype):
     np.testing.assert_allclose(numpy(unit), [[0.6, 0, 0.8], [0, 0, 0]], rtol=1e-6)
 
 
+def test_vectors_of_zeros_and_short_ones_are_scaled_as_keras_does_and_can_be_trained():
+    vectors = np.random.default_rng(0).normal(size=(500, 7)).astype("float32")
+    vectors *= 10.0 ** np.arange(-25, 25, 0.1, dtype="float32")[:, None]
+    vectors[::9] = 0
+    expected = numpy(ops.normalize(tensor(vectors), axis=-1, order=2))
+    np.testing.assert_array_equal(numpy(l2_normalize(tensor(vectors))), expected)
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, l2_normalize(keras.layers.Dense(4)(inputs)))
+    model.compile("adam", "mse")  # of a row of zeros the vector is one of zeros
+    loss = model.fit(np.eye(4, 3), np.ones((4, 4)), epochs=2, verbose=0).history["loss"]
+    assert np.isfinite(loss).all() and all(np.isfinite(w).all() for w in model.get_weights())
+
+
 def test_the_mean_leaves_padding_out():
     embeddings = tensor([[[1.0, 2], [3, 4], [5, 6]], [[1, 2], [3, 4], [5, 6]]])
     ids = tensor([[7, 0, 9], [0, 0, 0]])
