@@ -208,17 +208,20 @@ def recall(found, best) -> float:
     """Share of the exact best items that approximate search has found, the mean over queries.
 
     Args:
-        found: for each of u queries the ids that were found, [u, k] or u lists.
+        found: for each of u queries the ids that were found, [u, k] or u collections.
         best: [u, k] the ids that `ExactIndex` gives for the same queries.
 
     Raises:
-        ValueError: if there are no queries, or not as many in both.
+        ValueError: on another shape, on no ids, or if there are not as many in both.
     """
-    if not 0 < len(found) == len(best):
+    best = np.asarray(best)
+    if best.ndim != 2 or not best.size or len(found) != len(best) or any(map(np.isscalar, found)):
         raise ValueError(
-            f"expected as many lists found as exact ones, received {len(found)} and {len(best)}."
+            "expected exact ids [u, k] and as many lists found, received shape "
+            f"{best.shape} and {len(found)}. Of one query it is ids[None]."
         )
-    return float(np.mean([np.isin(b, f).mean() for f, b in zip(found, best, strict=True)]))
+    lists = [ids if isinstance(ids, np.ndarray) else list(ids) for ids in found]
+    return float(np.mean([np.isin(b, f).mean() for b, f in zip(best, lists, strict=True)]))
 
 
 def recommendation_metrics(
@@ -241,8 +244,7 @@ def recommendation_metrics(
         ValueError: on shapes that do not fit, ids outside the catalogue, an item that a list shows
             twice.
     """
-    recommended, targets = np.asarray(recommended), np.asarray(targets)
-    counts = np.asarray(counts)
+    recommended, targets, counts = map(np.asarray, (recommended, targets, counts))
     if recommended.ndim != 2 or targets.shape != recommended.shape[:1] or not recommended.size:
         raise ValueError(
             "expected recommendations of shape [u, k] and one target for each row, received shapes "
@@ -376,9 +378,7 @@ def _ranks(block, targets, seen, block_size) -> np.ndarray:
 
 def _check_items(items: np.ndarray, num_items: int, what: str, rows: np.ndarray) -> None:
     """Ids of items [m] or [m, k]; `rows` [m] says which row, user - 1, each belongs to."""
-    if not items.size:
-        return
-    if items.dtype.kind not in "iu":
+    if items.size and items.dtype.kind not in "iu":
         raise ValueError(f"{what}: expected integer ids, received {items.dtype}.")
     wrong = (items < 1) | (items > num_items)
     if wrong.any():

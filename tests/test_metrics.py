@@ -1,5 +1,6 @@
 """Ranks and metrics, against hand-worked numbers, brute force and an independent library."""
 
+import re
 import tracemalloc
 from types import SimpleNamespace
 
@@ -454,6 +455,15 @@ def test_recall_by_hand():
     assert recall([[1, 2, 3], [9, 8, 7]], [[3, 2, 1], [7, 5, 6]]) == pytest.approx(4 / 6)
     assert recall([[1, 2, 3, 4], []], [[4, 5], [6, 7]]) == pytest.approx(1 / 4)
     assert recall([[2, 2]], [[1, 2]]) == 0.5
-    for found, best in (([[1]], [[1], [2]]), ([], [])):
-        with pytest.raises(ValueError, match=f"received {len(found)} and {len(best)}"):
+    assert recall([{1, 2}, frozenset({3})], [[1, 2], [4, 3]]) == 0.75
+    one = np.array([1, 2])  # as `query` gives it for one vector
+    for found, best in (
+        ([[1]], [[1], [2]]),
+        ([], []),
+        (one, one),
+        ([1, 2], [[1], [2]]),
+        ([[1]], [[]]),
+    ):
+        shape = np.shape(best)
+        with pytest.raises(ValueError, match=re.escape(f"received shape {shape} and {len(found)}")):
             recall(found, best)
