@@ -108,7 +108,7 @@ class Dataset:
                 raise ValueError(f"{option} must be one of {allowed}, received {received!r}.")
         columns, separators = dict(columns or {}), dict(separators or {})
         say = fetch.sayer(name, verbose)
-        interactions, users, items = map(_frame, (interactions, users, items))
+        interactions, users, items = map(tables.frame, (interactions, users, items))
         names = [n for table in (interactions, users, items) if table is not None for n in table]
         for what, used in (("columns", columns.values()), ("separators", separators)):
             if strange := [n for n in used if n not in names and n not in columns]:
@@ -186,9 +186,14 @@ class Dataset:
         Where there is no title, the original id stands in for it.
         """
         ids = np.asarray(item_ids)
-        if ids.size and (ids.min() < 1 or ids.max() > self.num_items):
-            bad = ids[(ids < 1) | (ids > self.num_items)].flat[0]
-            raise ValueError(f"item ids are 1 to {self.num_items}, received {bad}.")
+        if ids.dtype == object:  # such as a nullable column's
+            ids = np.array(ids.tolist())
+        whole = ids.dtype.kind in "iu"
+        if ids.size and not (whole and 1 <= ids.min() <= ids.max() <= self.num_items):
+            bad = (
+                ids[(ids < 1) | (ids > self.num_items)].flat[0] if whole else f"{ids.dtype} values"
+            )
+            raise ValueError(f"item ids are integers from 1 to {self.num_items}, received {bad}.")
         rows = self.items.iloc[ids.reshape(-1).astype(np.intp) - 1]
         names = rows["original_id"].astype(str).astype(object)
         if "title" in rows:
@@ -198,6 +203,9 @@ class Dataset:
 
     def where(self, kept: np.ndarray) -> Dataset:
         """The dataset of the interactions that bool [n] `kept` says, numbered from 1 again."""
+        kept, n = np.asarray(kept), len(self.interactions)
+        if kept.dtype != bool or kept.shape != (n,):
+            raise ValueError(f"kept must be bool [{n}], received {kept.dtype} of {kept.shape}.")
         interactions = self.interactions[kept].reset_index(drop=True)
         ours = {}
         for key, table in (("user_id", self.users), ("item_id", self.items)):
@@ -339,18 +347,6 @@ def load_dataset(
     if not asked:
         fetch.compare(wanted, num_rows, dataset.fingerprint, say)
     return dataset
-
-
-def _frame(table) -> pd.DataFrame | None:
-    """A data frame whose ids are columns and whose columns have text for names."""
-    if table is None:
-        return None
-    if not isinstance(table, pd.DataFrame):
-        table = table.to_pandas() if hasattr(table, "to_pandas") else pd.DataFrame(table)
-    if any(table.index.names):
-        table = table.reset_index()
-    names = [str(column) for column in table]
-    return table if names == list(table) else table.set_axis(names, axis=1)
 
 
 def _ids_of(table: pd.DataFrame, original_ids: Iterable, what: str) -> np.ndarray:

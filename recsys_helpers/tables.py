@@ -38,6 +38,20 @@ USER_COLUMNS_1M = ["user_id", "gender", "age", "occupation", "zip_code"]
 Tables = tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]
 
 
+def frame(table) -> pd.DataFrame | None:
+    """A data frame whose ids are columns and whose columns have text for names."""
+    if table is None:
+        return None
+    if not isinstance(table, pd.DataFrame):
+        table = table.to_pandas() if hasattr(table, "to_pandas") else pd.DataFrame(table)
+    if any(table.index.names):
+        if twice := [name for name in table.index.names if name in table]:
+            raise ValueError(f"{twice[0]!r} is a column and the index: rename or drop one of them.")
+        table = table.reset_index()
+    names = [str(column) for column in table]
+    return table if names == list(table) else table.set_axis(names, axis=1)
+
+
 def find_columns(
     names: list[str],
     wanted: Iterable[str],

@@ -167,9 +167,14 @@ def test_titles():
     assert dataset.titles(3) == "nine" and dataset.titles([]).tolist() == []
     assert "; ".join(dataset.titles(table["item_id"][1:])) == "one; 2"
     assert small_dataset().titles([3, 1]).tolist() == ["9", "1"]
+    assert dataset.titles(pd.Series([3, 1], dtype="Int64")).tolist() == ["nine", "one"]
     for unknown in (0, 4, -1):
-        with pytest.raises(ValueError, match=f"item ids are 1 to 3, received {unknown}"):
+        with pytest.raises(ValueError, match=f"integers from 1 to 3, received {unknown}"):
             dataset.titles([1, unknown])
+    for odd in ([1.9, 2.0], [np.nan], [True] * 3, ["2"], pd.Series([1, None], dtype="Int64")):
+        kind = "float64" if isinstance(odd, pd.Series) else np.array(odd).dtype
+        with pytest.raises(ValueError, match=f"integers from 1 to 3, received {kind} values"):
+            dataset.titles(odd)
 
 
 def test_original_ids_that_are_unknown():
@@ -206,6 +211,9 @@ def test_where_numbers_again_and_leaves_the_original_alone():
     assert less.items.index.tolist() == [1, 2, 3]
     del dataset.__dict__["fingerprint"]
     assert dataset.fingerprint == before
+    for kept in (np.array([0, 0, 1, 0, 1, 1]), np.ones(5, bool), np.ones((6, 1), bool)):
+        with pytest.raises(ValueError, match=rf"bool \[6\], received {kept.dtype} of "):
+            dataset.where(kept)
 
 
 # The real thing

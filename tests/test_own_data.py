@@ -337,6 +337,8 @@ TABLES = {
     "a column twice": ([log().set_axis(["user_id", "item_id", "item_id"], axis=1)], {},
         "two columns"),
     "an index with a name": ([log().set_index("user_id")], {}, {"users": SMALL}),
+    "an index with a column's name": ([log().set_index("user_id", drop=False)], {},
+        "'user_id' is a column and the index: rename or drop"),
     "an Arrow table": ([pa.Table.from_pandas(log())], {}, {"users": SMALL}),
     "a dict of columns": ([log().to_dict("list")], {}, {"users": SMALL}),
     "positions decide": ([log(position=np.tile([4, 3, 2, 1], 3))], {},
