@@ -184,7 +184,17 @@ class ItemFeatures(Tower):
                 "id_dropout must be from 0 to 1, and above 0 for `known` to be of use: an unknown "
                 f"id that was never trained says nothing. Received {id_dropout}."
             )
-        if features is not None:
+        features = {name: np.asarray(codes) for name, codes in (features or {}).items()}
+        for name, codes in features.items():
+            rows = next(iter(features.values())).shape[:1]
+            whole = codes.dtype.kind in "iu" and codes.ndim in (1, 2) and codes.size
+            if not whole or codes.min() < 0 or codes.shape[:1] != rows:
+                raise ValueError(
+                    "expected codes from 0, [num_items + 1] or [num_items + 1, several], of as "
+                    f"many items in each field, received in {name!r} {codes.dtype} of shape "
+                    f"{codes.shape}{f' from {codes.min()}' if whole else ''}."
+                )
+        if features:
             shapes = {k: [list(v.shape), int(v.max()) + 1] for k, v in features.items()}
         if not shapes:
             raise ValueError("ItemFeatures needs at least one field of codes, received none.")
@@ -193,7 +203,7 @@ class ItemFeatures(Tower):
             name: self.add_weight(tuple(shape), "zeros", "int32", trainable=False, name=name)
             for name, (shape, _) in shapes.items()
         }
-        for name, codes in (features or {}).items():
+        for name, codes in features.items():
             self.tables[name].assign(codes)
         self.id_dropout = id_dropout
         if id_dropout:

@@ -182,6 +182,24 @@ def test_item_features_are_looked_up():
             ItemFeatures(nothing)
 
 
+@pytest.mark.parametrize(
+    ("codes", "received"),
+    [
+        ([0.0, 1.5, 2.0], r"'a' float64 of shape \(3,\)\."),
+        ([0, -1, 2], r"'a' int64 of shape \(3,\) from -1"),
+        ([0, 1], r"'a' int64 of shape \(2,\) from 0"),
+        ([[[0], [1]]], r"'a' int64 of shape \(1, 2, 1\)"),
+        (5, r"'a' int64 of shape \(\)"),
+    ],
+)
+def test_item_features_that_are_no_codes_of_the_same_items_are_refused(codes, received):
+    with pytest.raises(ValueError, match="expected codes from 0, .* received in " + received):
+        ItemFeatures({"year": [0, 2, 1], "a": codes})
+    if len(np.shape(codes)) != 1:  # by itself it's of the same items
+        with pytest.raises(ValueError, match=received):
+            ItemFeatures({"a": codes})
+
+
 CODES = {"genres": np.array([[0, 0], [2, 1], [4, 0], [1, 3]]), "year": np.array([0, 2, 1, 1])}
 
 
