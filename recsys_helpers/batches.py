@@ -7,6 +7,27 @@ import random
 import keras
 import numpy as np
 
+from recsys_helpers.samples import num_rows
+
+
+def whole_size(batch_size, default):
+    """The batch size, `default` where it is None.
+
+    Raises:
+        ValueError: if it is no whole number from 1.
+    """
+    size = default if batch_size is None else batch_size
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+        raise ValueError(f"batch_size must be a whole number from 1, received {batch_size!r}.")
+    return int(size)
+
+
+def as_arrays(inputs):
+    """Inputs by name as they are, but lists as arrays."""
+    if not isinstance(inputs, dict):
+        return inputs
+    return {k: np.asarray(v) if isinstance(v, (list, tuple)) else v for k, v in inputs.items()}
+
 
 def checked_arrays(x, y, weight, num_items):
     """The arrays of `fit` and `evaluate`, if they fit each other and the catalogue.
@@ -23,14 +44,14 @@ def checked_arrays(x, y, weight, num_items):
     Raises:
         ValueError: naming what differs, or the first row whose targets are none.
     """
-    x = keras.tree.map_structure(np.asarray, x)
+    x = keras.tree.map_structure(np.asarray, as_arrays(x))
     y = np.asarray(y)
-    rows = {"targets": len(y)}
-    rows |= {name: len(v) for name, v in (x.items() if isinstance(x, dict) else [("x", x)])}
+    rows = {"targets": num_rows(y)}
+    rows |= {name: num_rows(v) for name, v in (x.items() if isinstance(x, dict) else [("x", x)])}
     if weight is not None:
         weight = np.asarray(weight, "float32")
-        rows["sample_weight"] = len(weight)
-    if len(set(rows.values())) > 1 or not len(y):
+        rows["sample_weight"] = num_rows(weight)
+    if len(set(rows.values())) > 1 or not y.size:
         raise ValueError(f"expected equally many rows in all arrays, received {rows}.")
     if y.ndim != 2 or y.dtype.kind not in "iu":
         raise ValueError(
@@ -52,6 +73,8 @@ def checked_arrays(x, y, weight, num_items):
                 f"expected sample_weight of shape {(len(y),)} or {y.shape}, received "
                 f"{weight.shape}."
             )
+        if odd := weight[~((weight >= 0) & (weight < np.inf))].tolist():
+            raise ValueError(f"sample_weight must be finite and not negative, received {odd[0]}.")
         weight = np.broadcast_to(weight.reshape(len(y), -1), y.shape)
     return [x, y.astype("int32", copy=False), weight]
 

@@ -299,7 +299,7 @@ def check_inputs(inputs: dict, sizes: dict, names) -> None:
             f"{', '.join(inputs) or 'nothing'}. `samples.inputs` and `samples.serving_inputs` have "
             "them all."
         )
-    lengths = {name: len(values) for name, values in inputs.items()}
+    lengths = {name: num_rows(values) for name, values in inputs.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"expected equally many rows in all arrays, received {lengths}.")
     for name in names:
@@ -322,6 +322,11 @@ def check_inputs(inputs: dict, sizes: dict, names) -> None:
                 f"received {codes[place]} in row {place[0]}. Were they numbered by another "
                 "dataset? Unknown ones are 0."
             )
+
+
+def num_rows(values) -> int | None:
+    """Rows of an array or list; None of a single value."""
+    return len(values) if np.ndim(values) else None
 
 
 def _codes(table: pd.DataFrame, what: str, fields, defaults) -> dict[str, np.ndarray]:

@@ -36,10 +36,10 @@ class TwoTower(keras.Model):
             softmax over the whole catalogue.
         log_q_correction: subtract the log of each negative's expected count from its logit.
         temperature: logits are scores divided by it; small for normalised vectors.
-        exclude_seen: leave the items of `inputs["history"]` out of the softmax, as what was seen is
-            left out when the catalogue is ranked. The model then needn't learn to push down what
-            nobody will ask it about, right beside what it should bring up. A ranking leaves out all
-            that was seen; a row of inputs knows the history it holds and nothing older.
+        exclude_seen: leave the items of `inputs["history"]`, or of inputs that are a history and
+            nothing else, out of the softmax, as what was seen is left out of a ranking. The model
+            then needn't learn to push down what nobody will ask it about, right beside what it
+            should bring up. A row of inputs knows the history it holds and nothing older.
         seed: of the negatives drawn.
 
     Raises:
@@ -88,10 +88,9 @@ class TwoTower(keras.Model):
     def __call__(self, inputs, *args, **kwargs):
         """As any Keras model, but what the inputs are is kept for `build` and `export`."""
         if self.input_dtypes is None:
-            kinds = keras.tree.map_structure(
+            self.input_dtypes = keras.tree.map_structure(
                 lambda value: keras.backend.standardize_dtype(value.dtype), inputs
             )
-            self.input_dtypes = kinds
         return super().__call__(inputs, *args, **kwargs)
 
     def build(self, input_shape):
@@ -99,7 +98,9 @@ class TwoTower(keras.Model):
         towers_read = self._placeholders(input_shape), keras.Input((), dtype="int32")
         if keras.backend.backend() == "torch":
             # Keras would find the shapes there by running on ones; a table may have row 0 alone.
-            towers_read = keras.tree.map_structure(_zeros_like, towers_read)
+            towers_read = keras.tree.map_structure(
+                lambda one: ops.zeros([size or 1 for size in one.shape], one.dtype), towers_read
+            )
         users, items = self.user_tower(towers_read[0]), self.item_tower(towers_read[1])
         if len(users.shape) != 3 or len(items.shape) != 2 or users.shape[-1] != items.shape[-1]:
             raise ValueError(
@@ -141,9 +142,9 @@ class TwoTower(keras.Model):
         Raises:
             ValueError: if either is given. A metric of classes would be shown the user's vector.
         """
-        given = {"loss": loss, "metrics": metrics or None}
+        given = {"loss": loss, "metrics": metrics}
         given |= {name: kwargs.get(name) for name in ("weighted_metrics", "loss_weights")}
-        if given := {name: value for name, value in given.items() if value not in (None, [], {})}:
+        if given := {k: v for k, v in given.items() if str(v) not in ("None", "[]", "{}")}:
             raise ValueError(
                 "TwoTower computes its own loss, the softmax over the catalogue; leave out "
                 f"{given}, and rank the validation target with the callback ValidationMetrics."
@@ -192,10 +193,10 @@ class TwoTower(keras.Model):
             given["validation_data"] = self._checked(*(*held_out, None)[:3])
         elif held_out is None and share:
             arrays, given["validation_data"] = batches.split_off(arrays, share)
-        batch_size = given.get("batch_size") or 32
+        batch_size = batches.whole_size(given.get("batch_size"), 32)
         batches.check_negatives(self.sampler, arrays[1], batch_size)
-        if given.get("validation_batch_size") is None:
-            given["validation_batch_size"] = batch_size
+        of_validation = given.get("validation_batch_size")
+        given["validation_batch_size"] = batches.whole_size(of_validation, batch_size)
         if keras.backend.backend() != "tensorflow":
             x, y, weight = arrays
             return super().fit(x=x, y=y, sample_weight=weight, **given)
@@ -211,6 +212,7 @@ class TwoTower(keras.Model):
         own = given.pop("kwargs", {})
         if given.get("y") is not None:
             arrays = self._checked(given["x"], given["y"], given.get("sample_weight"))
+            given["batch_size"] = batches.whole_size(given.get("batch_size"), 32)
             given |= dict(zip(("x", "y", "sample_weight"), arrays, strict=True))
         return super().evaluate(**given, **own)
 
@@ -232,8 +234,8 @@ class TwoTower(keras.Model):
         is the sum over the targets, divided by batch * T: each target weighs the same, however many
         its batch has. What is reported is the mean over the targets.
         """
-        if y is None:
-            raise ValueError("expected targets: item ids [n, T], 0 where there is none.")
+        if len(shape := getattr(y, "shape", ())) != 2:
+            raise ValueError(f"expected targets [n, T], 0 for none, received {shape or 'none'}.")
         (rows, positions), width = ops.shape(y), y_pred.shape[-1]
         if None not in (y.shape[1], y_pred.shape[1]) and y.shape[1] > y_pred.shape[1]:
             raise ValueError(
@@ -272,7 +274,8 @@ class TwoTower(keras.Model):
             ids = ops.arange(1, self.num_items + 1, dtype="int32")
         left_out = None
         if self.exclude_seen:
-            seen = sampled_softmax.seen_before(x["history"], ids, positions)  # (batch, T, s)
+            history = x["history"] if isinstance(x, dict) else x
+            seen = sampled_softmax.seen_before(history, ids, positions)  # (batch, T, s)
             left_out = ops.reshape(seen, (-1, ops.shape(ids)[0]))
         if sampled:
             return sampled_softmax.sampled_softmax_loss(
@@ -299,6 +302,7 @@ class TwoTower(keras.Model):
         Raises:
             ValueError: on inputs that do not fit the user tower.
         """
+        inputs, batch_size = batches.as_arrays(inputs), batches.whole_size(batch_size, 1024)
         self._check_inputs(inputs)
         vectors = []
         for start in range(0, len(keras.tree.flatten(inputs)[0]) or 1, batch_size):  # none: [0, d]
@@ -390,10 +394,6 @@ class TwoTower(keras.Model):
         for name in ("user_tower", "item_tower", "sampler"):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
-
-
-def _zeros_like(placeholder):
-    return ops.zeros([size or 1 for size in placeholder.shape], placeholder.dtype)
 
 
 def _as_numpy(vectors):

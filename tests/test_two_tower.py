@@ -1,5 +1,6 @@
 """The joined model: its loss against numpy, and what it shares with any Keras model."""
 
+import re
 import subprocess
 import sys
 from functools import cache
@@ -380,6 +381,12 @@ def changed(array, place, value):
         ("left of a row only.* in row 6", lambda x, y: (x, changed(y, (6, 1), 0))),
         ("left of a row only.* in row 6", lambda x, y: (x, changed(y, 6, 0))),
         (r"\(16,\) or \(16, 3\), received \(16, 2\)", lambda x, y: (x, y, np.ones((16, 2)))),
+        ("not negative, received -0.5", lambda x, y: (x, y, changed(np.ones(16), 3, -0.5))),
+        ("finite .* received nan", lambda x, y: (x, y, changed(np.ones((16, 3)), (3, 1), np.nan))),
+        ("finite .* received inf", lambda x, y: (x, y, changed(np.ones(16), 3, np.inf))),
+        ("equally many.*'user_id': None", lambda x, y: ({k: v[0] for k, v in x.items()}, y[0])),
+        ("equally many.*'targets': None", lambda x, y: (x, y[0, 0])),
+        ("equally many.*'sample_weight': None", lambda x, y: (x, y, 0.5)),
         (
             "history must hold.* received 25 in row 4",
             lambda x, y: ({**x, "history": changed(x["history"], (4, 1), 25)}, y),
@@ -399,7 +406,8 @@ def test_arrays_that_do_not_fit_are_refused_in_words(message, change):
         model.evaluate(x, y, sample_weight=weight, verbose=0)
     with pytest.raises(ValueError, match=message):
         model.fit(inputs, targets, validation_data=(x, y, weight), verbose=0)
-    if "hold" in message or "missing" in message or set(map(len, x.values())) != {len(x["age"])}:
+    lengths = {len(v) if v.ndim else None for v in x.values()}
+    if "hold" in message or "missing" in message or len(lengths) > 1:
         with pytest.raises(ValueError, match=message):
             model.user_vectors(x)
 
@@ -415,6 +423,31 @@ def test_what_fit_cannot_do_is_refused():
         model.compute_loss(tensors(inputs), None, model(tensors(inputs)))
     with pytest.raises(TypeError, match="unexpected keyword"):
         model.fit(inputs, targets, batches=3)
+    with pytest.raises(ValueError, match=r"expected targets \[n, T\], .* received \(16,\)"):
+        model.compute_loss(tensors(inputs), tensors(targets[:, 0]), model(tensors(inputs)))
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, 8.0, "8", True])
+def test_sizes_of_batches_are_whole_numbers(size):
+    model, inputs, targets = fitting()
+    message = f"batch_size must be a whole number from 1, received {size!r}"
+    for call in (
+        lambda: model.fit(inputs, targets, batch_size=size, verbose=0),
+        lambda: model.fit(inputs, targets, validation_batch_size=size, verbose=0),
+        lambda: model.evaluate(inputs, targets, batch_size=size, verbose=0),
+        lambda: model.user_vectors(inputs, batch_size=size),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_lists_are_read_as_arrays():
+    model, inputs, targets = fitting()
+    lists = {name: values.tolist() for name, values in inputs.items()}
+    np.testing.assert_array_equal(model.user_vectors(lists), model.user_vectors(inputs))
+    model.fit(lists, targets.tolist(), batch_size=np.int64(8), verbose=0)
+    loss = model.evaluate(inputs, targets, verbose=0)
+    assert model.evaluate(lists, targets.tolist(), verbose=0) == pytest.approx(loss)
 
 
 def test_batches_of_one_target_have_no_negatives_in_them():
@@ -433,11 +466,10 @@ def test_batches_of_one_target_have_no_negatives_in_them():
 def test_another_loss_is_refused():
     model, *_ = fitting()
     for given in (
-        {"loss": "mse"}, {"metrics": ["mae"]}, {"weighted_metrics": ["mae"]}, {"loss_weights": [2]}
+        {"loss": "mse"}, {"metrics": ["mae"]}, {"weighted_metrics": ["mae"]}, {"loss_weights": [2]},
+        {"loss_weights": np.array([2.0])}, {"metrics": np.array(["mae", "mse"])},
     ):  # fmt: skip
-        with pytest.raises(
-            ValueError, match=f"{[*given.values()][0]!r}.*ValidationMetrics".replace("[", r"\[")
-        ):
+        with pytest.raises(ValueError, match=re.escape(repr(given)) + ".*ValidationMetrics"):
             model.compile(**given)
 
 
@@ -755,8 +787,15 @@ def test_inputs_need_not_be_a_dict(tmp_path):
     inputs, targets = ring(rows=16)
     history = inputs["history"]
     pair_ = History(NUM_ITEMS, DIM), ItemEmbeddingTower(NUM_ITEMS, DIM)
-    model = make("gru", eager=True, towers_=pair_)
+    model = make("gru", eager=True, towers_=pair_, exclude_seen=True)
     model.fit(history, targets, verbose=0)
+    # What was seen is left out as if the history had its name.
+    last, moments = ops.reshape(model(tensors(history))[:, -MOMENTS:], (-1, DIM)), targets.ravel()
+    losses = [
+        ops.convert_to_numpy(model.target_losses(x, last, moments, MOMENTS, training=False))
+        for x in (tensors(history), {"history": tensors(history)})
+    ]
+    np.testing.assert_array_equal(*losses)
     users = model.user_vectors(history, batch_size=5)
     assert users.shape == (16, DIM)
     model.export(tmp_path / "served", verbose=False)
