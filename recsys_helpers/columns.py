@@ -7,6 +7,7 @@ Everything that can't be read for certain is refused, with the place where it st
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 from collections.abc import Callable
 from functools import partial
@@ -54,7 +55,12 @@ def number(column: pd.Series, what: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: ids that are missing, or neither whole numbers nor text.
     """
-    codes, ids = pd.factorize(column)
+    try:
+        codes, ids = pd.factorize(column)
+    except (TypeError, NotImplementedError) as error:  # lists, which nothing can look up
+        raise ValueError(
+            f"{what} must hold whole numbers or text, received {plain(column.iloc[0])} in row 0."
+        ) from error
     if (codes < 0).any():
         _none_missing(column, what)
     ids = np.asarray(ids)
@@ -118,6 +124,7 @@ def times(
         ValueError: missing or unreadable times, or numbers whose unit isn't clear.
     """
     _none_missing(column, what)
+    kind = column.dtype
     if not isinstance(column.dtype, np.dtype | pd.DatetimeTZDtype) or column.dtype.kind == "O":
         column = _parsed_times(column, what)
     if isinstance(column.dtype, pd.DatetimeTZDtype):
@@ -126,8 +133,8 @@ def times(
         per_second = UNITS[np.datetime_data(column.dtype)[0]]
         keys = column.to_numpy().view(np.int64)
         return keys // per_second, keys
-    if column.dtype.kind in "bm":
-        raise ValueError(f"{what} must hold times, received {column.dtype}.")
+    if column.dtype.kind not in "iuf":
+        raise ValueError(f"{what} must hold times, received {kind}.")
     keys = column.to_numpy()
     if (odd := ~np.isfinite(keys) | (keys >= 2**63)).any():
         raise ValueError(f"{what} holds {_first(odd, column)}: not a time.")
@@ -187,7 +194,9 @@ def _parsed_times(column: pd.Series, what: str) -> pd.Series:
         elif column.iloc[0].endswith(" UTC"):
             column = column.str.removesuffix(" UTC")
     elif isinstance(column.dtype, pd.ArrowDtype):
-        return column.astype("datetime64[ns, UTC]")
+        with contextlib.suppress(TypeError):  # of durations and the like, which are refused
+            return column.astype("datetime64[ns, UTC]")
+        return column
     try:
         steps = range(0, len(column), 1 << 20)  # a million at a time, to bound the memory
         times = pd.concat([read(column.iloc[i : i + (1 << 20)]) for i in steps])

@@ -310,10 +310,14 @@ def load_dataset(
         times and ratings; it is made from "ml-1m".
 
     Raises:
+        TypeError: neither a name nor a path.
         ValueError: unknown name; what can't be read, see `Dataset.from_tables`.
         OSError: the dataset could be had from no source; the message says from where it can be
             fetched by hand.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        kind = type(name_or_path).__name__
+        raise TypeError(f"expected a name or path, received a {kind}; see Dataset.from_tables.")
     folders = fetch.data_folders(data_folder)
     wanted, asked = str(name_or_path), dict(options)
     main, name, from_1m = fetch.locate(wanted, folders, verbose)

@@ -12,6 +12,7 @@ import gzip
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 TEXT = ("title", "movie_title", "zip_code")  # even where all of them look like numbers
+
+# What files raise that are none, damaged, encrypted, or in an encoding that isn't the one named.
+UNREADABLE = (pa.ArrowException, OSError, EOFError, RuntimeError, LookupError, UnicodeError)
+UNREADABLE += (zipfile.BadZipFile, zlib.error)
 
 
 def _open(path: Path):
@@ -85,15 +90,17 @@ def read_delimited(
             f"{path} is not delimited text with lines that end in \\n ({error}). What is read is "
             ".csv and .tsv, both also packed as .gz or .zip, and .parquet."
         ) from error
-    except (pa.ArrowException, OSError, EOFError, zipfile.BadZipFile, UnicodeError) as error:
+    except UNREADABLE as error:
         if quote and "straddling" in str(error):  # a value that doesn't end
             _check_quotes(path, encoding, separator)
-        if "UTF8" in str(error) or isinstance(error, UnicodeError):
+        if "UTF8" in str(error) or isinstance(error, (UnicodeError, LookupError)):
             what = f'is not in the encoding {encoding}: save it as UTF-8, or pass encoding="cp1252"'
         elif "Empty" in str(error):
             what = "is empty: it needs a header"
-        else:
+        elif isinstance(error, pa.ArrowException):
             what = f"is not a table of {len(header)} columns separated by {separator!r}"
+        else:
+            what = "cannot be read: is it damaged, encrypted, or not what its name says?"
         raise ValueError(f"{path} {what} ({error})") from error
     if quote and table.num_rows < file.lines - 1 - skipped:  # values of several lines, or none
         _check_quotes(path, encoding, separator)

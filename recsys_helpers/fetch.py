@@ -307,8 +307,11 @@ def _keep(name: str, archive: Path, folders: dict[str, Path]) -> Path:
                 raise ValueError(f"{archive.name} holds no interactions that we know.")
             try:
                 os.replace(unpacked, folder / name)
-            except OSError:
-                if not main_file(folder / name):
-                    raise  # else another process was faster
+            except OSError as error:
+                if not main_file(folder / name):  # else another process was faster
+                    raise OSError(
+                        f"{folder / name} is in the way, without interactions: move or delete it, "
+                        f"and load {name} again ({error})."
+                    ) from error
         return main_file(folder / name)
     raise OSError(f"none of the data folders can be written: {list(map(str, folders.values()))}")

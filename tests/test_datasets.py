@@ -216,6 +216,11 @@ def test_where_numbers_again_and_leaves_the_original_alone():
             dataset.where(kept)
 
 
+def test_tables_in_memory_have_no_name_or_path():
+    with pytest.raises(TypeError, match="received a DataFrame; see Dataset.from_tables"):
+        load_dataset(small_dataset().interactions)
+
+
 # The real thing
 
 

@@ -150,6 +150,15 @@ def test_archive_put_there_by_hand(offline, tmp_path, capsys):
     assert "unpacking" in capsys.readouterr().out
 
 
+def test_a_folder_in_the_way_of_an_archive_is_named_and_kept(offline, tmp_path):
+    (tmp_path / "cache" / "ml-latest-small").mkdir(parents=True)
+    (tmp_path / "cache" / "ml-latest-small" / "links.csv").touch()
+    (tmp_path / "cache" / "ml-latest-small.zip").write_bytes(zipped("ml-latest-small", files_csv()))
+    with pytest.raises(OSError, match="ml-latest-small is in the way, without interactions: move"):
+        load_dataset("ml-latest-small", verbose=False)
+    assert len(everything_under(tmp_path / "cache")) == 3
+
+
 def test_read_only_data_folder_falls_back_to_the_cache(grouplens, tmp_path, monkeypatch):
     (grouplens[0] / "ml-1m.zip").write_bytes(zipped("ml-1m", files_1m()))
     not_a_folder = tmp_path / "file"  # cannot be written by anybody, the superuser included

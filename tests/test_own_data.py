@@ -6,6 +6,7 @@ import io
 import uuid
 import zipfile
 from csv import QUOTE_NONNUMERIC
+from decimal import Decimal
 from types import SimpleNamespace
 
 import numpy as np
@@ -116,6 +117,9 @@ ODD_IDS = {
     "floats beside text": (ids([1.5, "x", 3], object), r"1\.5 \(float\) among"),
     "bytes": (ids([b"a", b"b", b"c"]), "bytes"),
     "booleans": (log(user_id=USERS == 1), "received bool"),
+    "lists": (log(user_id=pd.Series([[1]] * 12)), r"numbers or text, received \[1\] in row 0"),
+    "Arrow lists": (ids([[1], [2], [3]], pd.ArrowDtype(pa.list_(pa.int64()))),
+        "user_id must hold whole numbers or text, received .*1.* in row 0"),
     "dates as ids": (log(user_id=pd.to_datetime("2020-01-01")), "received datetime64"),
 }
 # fmt: on
@@ -262,6 +266,16 @@ ODD_TIMES = {
     "such text": (TIMES.astype(str) + "0" * 10, "in row 0 .* and 11 more: not a time"),
     "booleans": (TIMES > 0, "must hold times, received bool"),
     "durations": (pd.to_timedelta(TIMES, unit="s"), "must hold times, received timedelta64"),
+    "Arrow durations": (arrow(pd.to_timedelta(TIMES, unit="s"), pa.duration("s")),
+        r"must hold times, received duration\[s\]"),
+    "Arrow times of day": (arrow(STAMPS.dt.time, pa.time32("s")),
+        r"must hold times, received time32\[s\]"),
+    "Arrow decimals": (arrow(TIMES.map(Decimal), pa.decimal128(20, 2)),
+        r"must hold times, received decimal128\(20, 2\)"),
+    "Arrow booleans": (arrow(TIMES > 0, pa.bool_()), "must hold times, received bool"),
+    "Arrow bytes": (arrow(TIMES.astype(str).str.encode("ascii"), pa.binary()),
+        "must hold times, received binary"),
+    "complex numbers": (TIMES * 1j, "must hold times, received complex128"),
     "durations as objects": (pd.to_timedelta(TIMES, unit="s").astype(object),
         "must hold times of one kind, received timedelta"),
     "numbers and dates": (TIMES.astype(object).where(TIMES.index != 3, "2020-09-13"),
@@ -471,10 +485,23 @@ RECBOLE = CSV.replace(",", "\t").replace(
 
 def packed(**members):
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in members.items():
             archive.writestr(name + ".csv", text)
     return buffer.getvalue()
+
+
+def flipped(content, place):
+    return content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :]
+
+
+def encrypted(archive):
+    """Only its flags say so."""
+    directory = archive.rindex(b"PK\1\2")
+    content = bytearray(archive)
+    content[6] |= 1
+    content[directory + 8] |= 1
+    return bytes(content)
 
 
 def parquet(table):
@@ -516,7 +543,9 @@ FILES = {
     "SQLite": ({"e.db": b"SQLite format 3\0" + bytes(100) + b"\n"}, "e.db", {},
         r"e\.db is not delimited text .*'\\x00'"),
     "gzip": ({"interactions.csv.gz": gzip.compress(CSV.encode())}, "", {}, PLAIN),
-    "damaged gzip": ({"interactions.csv.gz": CSV}, "", {}, r"interactions.csv.gz is not a table"),
+    "no gzip": ({"interactions.csv.gz": CSV}, "", {}, r"csv\.gz cannot be read: is it damaged"),
+    "damaged gzip": ({"interactions.csv.gz": flipped(gzip.compress(CSV.encode()), 40)}, "", {},
+        r"csv\.gz cannot be read: is it damaged"),
     "quotes around names and text, as R writes them": (
         {"interactions.tsv": ids([*"abc"]).to_csv(**TABS, quoting=QUOTE_NONNUMERIC)}, "", {},
         PLAIN | {"users": [*"abc"]}),
@@ -568,6 +597,10 @@ FILES = {
         PLAIN | {"users": [*"abc"]}),
     "an id of blanks": (csv(user_id=["  ", *"abcdefghijk"]), "", {}, "user_id is missing in row 0"),
     "zip": ({"interactions.csv.zip": packed(a=CSV)}, "", {}, PLAIN),
+    "damaged zip": ({"interactions.csv.zip": flipped(packed(a=CSV), 60)}, "", {},
+        r"csv\.zip cannot be read: is it damaged"),
+    "encrypted zip": ({"interactions.csv.zip": encrypted(packed(a=CSV))}, "", {},
+        r"csv\.zip cannot be read: .* encrypted"),
     "zip of two": ({"interactions.csv.zip": packed(a=CSV, b=CSV)}, "", {}, "must hold one table"),
     "parquet": ({"interactions.parquet": parquet(log())}, "", {}, PLAIN),
     "parquet in parts": (
@@ -576,6 +609,9 @@ FILES = {
     "parts by path": ({"x/part-0.parquet": parquet(log()), "x/_SUCCESS": b""}, "x", {}, PLAIN),
     "no parquet": ({"interactions.parquet": b"oid sha256"}, "", {},
         r"interactions\.parquet is no Par"),
+    "ids that are lists, in parquet": (
+        {"interactions.parquet": parquet(log(user_id=pd.Series([[1, 2]] * 12)))}, "", {},
+        r"user_id must hold whole numbers or text, received array\(\[1, 2\]\) in row 0"),
     "text ids in parquet": ({"interactions.parquet": parquet(ids(["b", "a", "c"]))}, "", {},
         {"users": ["a", "b", "c"]}),
     "text times in parquet": ({"interactions.parquet": parquet(log(timestamp=ISO))}, "", {}, PLAIN),
@@ -604,6 +640,8 @@ FILES = {
     "an empty file": ({"interactions.csv": ""}, "", {}, "interactions.csv is empty"),
     "a short line": ({"interactions.csv": CSV + "1,2\n"}, "", {}, "Expected 3 columns, got 2"),
     "UTF-16": ({"interactions.csv": CSV.encode("utf-16")}, "", {}, "UTF-16, not UTF-8"),
+    "an encoding that nobody knows": (csv(), "", {"encoding": "bogus"},
+        r"interactions\.csv is not in the encoding bogus: save it as UTF-8"),
     "UTF-16, named": ({"interactions.csv": CSV.encode("utf-16")}, "", {"encoding": "utf-16"},
         PLAIN),
     "cp1252": (csv() | {"items.csv": "item_id,title\n10,é\n".encode("cp1252")}, "", {},
