@@ -103,8 +103,8 @@ class _Index:
                 f"expected queries of shape [{self.dimension}] or [b, {self.dimension}], received "
                 f"shape {queries.shape}."
             )
-        if not 1 <= k <= len(self.ids):
-            raise ValueError(f"k must be from 1 to the number of items, {len(self)}, received {k}.")
+        if not (isinstance(k, (int, np.integer)) and 1 <= k <= len(self)):
+            raise ValueError(f"k must be an integer, 1 to {len(self)} (all items), received {k!r}.")
         one, queries = queries.ndim == 1, queries.reshape(-1, self.dimension)
         exclude = excluded_by_row([exclude] if one else exclude, len(queries))
         ids, scores = (np.empty((len(queries), k), dtype) for dtype in (np.int64, np.float32))
@@ -131,8 +131,8 @@ class _Index:
                 write(self, str(file))
                 metadata["files"][name] = _seal(file)
             new = folder / f"metadata-{token}.json"
-            new.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
-            with contextlib.suppress(FileNotFoundError, ValueError):
+            new.write_text(json.dumps(metadata, indent=1, default=int) + "\n", encoding="utf-8")
+            with contextlib.suppress(FileNotFoundError):
                 old = _metadata(folder)["files"]  # nothing else in the folder is ours to delete
             os.replace(new, folder / "metadata.json")
         except BaseException:
@@ -397,4 +397,4 @@ def _metadata(folder: Path) -> dict:
         metadata = json.loads(path.read_text(encoding="utf-8"))
         return metadata | {"index": metadata["index"], "files": metadata["files"]}
     except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{path} does not describe an index. Build the index anew.") from None
+        raise ValueError(f"{path} is not of an index: build anew, in another folder.") from None

@@ -420,8 +420,8 @@ def test_query_says_what_is_wrong(kind, metric):
         index.query(np.ones((2, 3)), 1)
     with pytest.raises(ValueError, match="received shape"):
         index.query(np.ones((1, 1, 4)), 1)
-    for k in (0, 5, -1):
-        with pytest.raises(ValueError, match=f"number of items, 4, received {k}"):
+    for k in (0, 5, -1, 2.0, "2", None):
+        with pytest.raises(ValueError, match=rf"integer, 1 to 4 \(all items\), received {k!r}"):
             index.query(np.ones(4), k)
     for bad in (np.nan, np.inf, -np.inf):
         for query in ([1, bad, 0, 0], [bad, 1, 1, -bad]):
@@ -477,6 +477,14 @@ def test_options_are_checked():
     with pytest.raises(ValueError, match=rf"the seed from 0 to 2\*\*31 - 1.* and {2**31}\."):
         AnnoyIndex(seed=2**31)
     AnnoyIndex(n_trees=1, seed=2**31 - 1).build(np.eye(2), [1, 2])
+
+
+def test_numpys_numbers_are_saved_as_others(tmp_path):
+    one, other, seed = map(np.int64, (3, 60, 5))
+    AnnoyIndex("dot", one, other, seed).build(np.eye(4), np.arange(4)).save(tmp_path)
+    index = AnnoyIndex.load(tmp_path)
+    assert [type(n) for n in (index.n_trees, index.search_k, index.seed)] == [int] * 3
+    assert (index.n_trees, index.search_k, index.seed) == (3, 60, 5)
 
 
 # Files
@@ -596,6 +604,14 @@ def test_metadata_that_does_not_fit_is_refused(saved, tmp_path):
         (saved / "metadata.json").write_text(text)
         with pytest.raises(ValueError, match="metadata.json"):
             AnnoyIndex.load(saved)
+
+
+def test_metadata_of_somebody_elses_stays(tmp_path):
+    (tmp_path / "metadata.json").write_text('{"files": ["holiday.jpg"]}')
+    with pytest.raises(ValueError, match="metadata.json is not of an index: .* in another folder"):
+        ExactIndex().build(np.eye(2), [1, 2]).save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["metadata.json"]
+    assert "holiday" in (tmp_path / "metadata.json").read_text()
 
 
 @pytest.mark.parametrize("lacking", ["seed", "longest", "vectors.npy", "forest.ann"])
