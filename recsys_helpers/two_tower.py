@@ -193,14 +193,14 @@ class TwoTower(keras.Model):
             given["validation_data"] = self._checked(*(*held_out, None)[:3])
         elif held_out is None and share:
             arrays, given["validation_data"] = batches.split_off(arrays, share)
-        batch_size = batches.whole_size(given.get("batch_size"), 32)
+        batch_size = given["batch_size"] = batches.whole_size(given.get("batch_size"), 32)
         batches.check_negatives(self.sampler, arrays[1], batch_size)
         of_validation = given.get("validation_batch_size")
         given["validation_batch_size"] = batches.whole_size(of_validation, batch_size)
         if keras.backend.backend() != "tensorflow":
             x, y, weight = arrays
             return super().fit(x=x, y=y, sample_weight=weight, **given)
-        given.pop("batch_size", None)
+        given.pop("batch_size")
         shuffle = given.pop("shuffle", True)
         return super().fit(
             x=batches.shuffled_batches(arrays, batch_size, shuffle), shuffle=False, **given
@@ -235,7 +235,7 @@ class TwoTower(keras.Model):
         its batch has. What is reported is the mean over the targets.
         """
         if len(shape := getattr(y, "shape", ())) != 2:
-            raise ValueError(f"expected targets [n, T], 0 for none, received {shape or 'none'}.")
+            raise ValueError(f"expected targets [n, T], 0 for none, received {tuple(shape)}.")
         (rows, positions), width = ops.shape(y), y_pred.shape[-1]
         if None not in (y.shape[1], y_pred.shape[1]) and y.shape[1] > y_pred.shape[1]:
             raise ValueError(
