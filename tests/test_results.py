@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from recsys_helpers import findings, machine, pages, results
+from recsys_helpers import findings, machine, pages, results, trials
 from recsys_helpers.bootstrap import interval, means_of_draws
 from recsys_helpers.datasets import load_dataset
 from recsys_helpers.metrics import recommendation_metrics
 from recsys_helpers.plots import colour_of
+from recsys_helpers.records import pack
 from recsys_helpers.splits import leave_last_out
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,10 +132,53 @@ def test_wrong_number_of_ranks(tmp_path, split):
     assert not (tmp_path / "r").exists()
 
 
-def test_what_json_cannot_say_leaves_no_file(tmp_path, split):
-    with pytest.raises(ValueError):
-        record(tmp_path / "r", split, "fm", 1, np.ones(USERS, int), parameters={"x": float("nan")})
-    assert not list((tmp_path / "r").rglob("*.*"))
+@pytest.mark.parametrize("odd", [float("nan"), np.float32("inf"), ROOT, {"of": [np.nan]}])
+def test_what_json_cannot_say_is_named_and_leaves_no_file(tmp_path, split, odd):
+    with pytest.raises(ValueError, match=r"parameters\['x'\] must be what JSON has, received .*"):
+        record(tmp_path / "r", split, "fm", 1, np.ones(USERS, int), parameters={"y": 1, "x": odd})
+    assert not (tmp_path / "r").exists()
+
+
+def test_numbers_may_be_numpys(tmp_path, split):
+    parameters = {"dim": np.int64(3), "rate": np.float32(0.5), "own": np.bool_(True)}
+    parameters["hidden"] = np.array([8, 4])
+    record(tmp_path, split, "fm", np.int64(1), np.ones(USERS, int), parameters=parameters,
+           seconds=np.float32(1.26))  # fmt: skip
+    (loaded,) = results.load_runs(tmp_path)
+    assert loaded["configuration"] == {"dim": 3, "rate": 0.5, "own": True, "hidden": [8, 4]}
+    assert (loaded["seed"], loaded["wall_clock_seconds"]) == (1, 1.3)
+
+
+def test_a_run_that_tables_could_not_use_is_not_recorded(tmp_path, split):
+    def refused(message, model="fm", seed=1, name="tiny", **more):
+        own = dataclasses.replace(split, dataset=dataclasses.replace(split.dataset, name=name))
+        with pytest.raises(ValueError, match=message):
+            record(tmp_path / "r" / "in", own, model, seed, np.ones(USERS, int), **more)
+
+    for name in ("2023/shop", "..", ".", "", "a\\b"):
+        refused("the dataset's name must be a name without / and .*received", name=name)
+        refused("model must be a name without / and .*received", model=name)
+    refused("experiment must be a name .*received '../x'", experiment="../x")
+    refused("seed must be an integer, received None", seed=None)
+    refused("target must be .test., or .validation. in an.*received 'val'", target="val")
+    refused("received 'validation' in ''", target="validation")  # which no table would tell apart
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("damage", ["<<<<<<< HEAD\n", "{}", "[]", '{"ranks": "AAAA"}', "\udcff"])
+def test_a_damaged_file_is_named(recorded, damage):
+    for name in ("tiny/fm-seed1.json", "stale.json", "benchmarks/a.json", "trials/tiny/1.json"):
+        if name in ("stale.json", "benchmarks/a.json") and damage[0] in "{[":
+            continue  # nothing says what should be in them
+        path = recorded / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text(damage, errors="surrogateescape")
+        with pytest.raises(ValueError, match=rf"{name} is damaged \(\w+: .*\). Restore it, or"):
+            results.load_benchmark("a", recorded)
+            trials.load_trials(recorded, "tiny")
+            results.results_table("tiny", recorded)
+        path.unlink()
+    assert len(results.load_runs(recorded)) == 5
 
 
 # Tables
@@ -356,7 +400,7 @@ def test_a_comparison_with_an_unknown_model_says_which_there_are(recorded):
 )
 def test_records_of_other_users_are_not_compared(recorded, model, counts):
     run = json.loads((recorded / "tiny" / "dssm-seed1.json").read_text())
-    run |= {"model": model, "seed": 3, "ranks": results._pack(np.arange(1, 6)), "num_users": 5}
+    run |= {"model": model, "seed": 3, "ranks": pack(np.arange(1, 6)), "num_users": 5}
     results.write_run(recorded / "tiny" / f"{model}-seed3.json", run)
     for compare in (results.paired_differences, results.intervals_table):
         with pytest.raises(ValueError, match=f"of the same users, received .*{counts}"):
@@ -364,6 +408,24 @@ def test_records_of_other_users_are_not_compared(recorded, model, counts):
     with pytest.raises(ValueError, match="of the same users, received .*'a': 3, 'b': 2"):
         means_of_draws({"a": np.ones((2, 3)), "b": np.ones((1, 2))})
     assert len(results.results_table("tiny", recorded)) == 3 + (model == "ease")
+
+
+@pytest.mark.parametrize("change", [{"split": "random"}, {"split_dataset_fingerprint": "0" * 64}])
+def test_records_of_another_split_or_dataset_are_not_compared(recorded, change):
+    path = recorded / "tiny" / "dssm-seed2.json"
+    results.write_run(path, json.loads(path.read_text()) | change)
+    for compare in (
+        results.paired_differences, results.intervals_table, results.results_table,
+        results.served_table,
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="one split of one dataset, leave-last-out of .*, rec"):
+            compare("tiny", folder=recorded)
+    with pytest.raises(
+        ValueError, match=r"received tiny/dssm-seed2.json \(.*\). Record these anew"
+    ):
+        results.results_table("tiny", recorded)
+    path.unlink()
+    assert len(results.results_table("tiny", recorded)) == 3
 
 
 # What is recorded in this repository
