@@ -49,7 +49,7 @@ def publish(version: Version, folder: str | os.PathLike, keep: int = 3) -> int:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _turn(folder) as last:
-        for left_behind in folder.glob(".new-*"):
+        for left_behind in folder.glob(".new-*/"):
             shutil.rmtree(left_behind)
         # Never one that was withdrawn, nor the name of somebody's file.
         number = max([*_numbered(folder), _number_in(last)]) + 1
