@@ -209,7 +209,7 @@ def results_table(
             "seeds": ", ".join(str(run["seed"]) for run in runs) + stale
         }
         for metric in metrics:
-            values = np.array([_value(run, metric) for run in runs])
+            values = np.array([value(run, metric) for run in runs])
             if np.ptp(values) > 0:
                 row[metric_name(metric)] = (values.mean(), values.std(ddof=1))
             else:
@@ -363,7 +363,7 @@ def _frame(rows: dict, columns: list[str], name: str = "model") -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(name)
 
 
-def _value(run: dict, metric: str) -> float:
+def value(run: dict, metric: str) -> float:
     """A metric of a run; the ranks have those too that weren't recorded."""
     recorded = run["metrics"].get(metric)
     return float(user_values(run["ranks"], metric).mean()) if recorded is None else recorded

@@ -496,3 +496,27 @@ def test_records_tell_where_a_model_is_ahead_and_where_it_is_not(tmp_path, split
     assert rows[0][2:] == ["1.00", "[1.00, 1.00]"] * 2 + ["1.000 (2)"]
     table, said = findings.recorded_differences(("dssm",), folder=tmp_path / "none")
     assert table.data == "" and said.data.startswith("No runs are recorded here")
+
+
+def test_names_that_would_find_no_record_are_refused(tmp_path, split):
+    for model, ranks in (("ease", [1, 1, 1, 15]), ("ease_recency", [1, 1, 1, 2]), ("own", [2] * 4)):
+        ranks = np.array(ranks)
+        record(tmp_path, split, model, 1, ranks, validation_ranks=ranks)
+    assert findings.chosen("tiny", ("ease", "own"), folder=tmp_path) == "ease"
+    for metrics in (("hit_rate@10", "hit_rate@17"), ("hit_rate@10",)):
+        findings.recorded_differences(
+            ("ease_recency",), ("ease",), tmp_path, metrics=metrics, datasets=("tiny",)
+        )
+    with pytest.raises(ValueError, match=r"candidates must be several names, such as \('ease_rec"):
+        findings.chosen("tiny", "ease_recency", folder=tmp_path)  # of whose letters "ease" is made
+    with pytest.raises(ValueError, match=r"candidates must be of .*, own.*received \['nope'\]"):
+        findings.chosen("tiny", ("nope",), folder=tmp_path)
+    with pytest.raises(ValueError, match=r"metric must be of .*, mrr.*received \['hit_rate@17'\]"):
+        findings.chosen("tiny", ("ease",), "hit_rate@17", tmp_path)
+    good = {"models": ("ease",), "others": ("ease_recency",), "datasets": ("tiny",)}
+    for what in ("models", "others", "metrics", "datasets"):
+        with pytest.raises(ValueError, match=rf"{what} must be several names, such as \('ease',\)"):
+            findings.recorded_differences(**good | {what: "ease"}, folder=tmp_path)
+    for what in ("models", "others"):
+        with pytest.raises(ValueError, match=rf"{what} must be of .*received \['eas'\]"):
+            findings.recorded_differences(**good | {what: ("eas",)}, folder=tmp_path)
