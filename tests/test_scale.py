@@ -271,6 +271,18 @@ def test_the_engine_answers_as_exact_search(milvus, metric):
         (found, scores), (best, true) = engine.query(*asked), exact.query(*asked)
         assert np.array_equal(found, best) and np.allclose(scores, true, rtol=1e-5)
     assert len(engine) == 200
+    assert np.array_equal(engine.query(users, np.int64(3))[0], exact.query(users, 3)[0])
+    assert [found.shape for found in engine.query(users[:0], 3)] == [(0, 3), (0, 3)]
+    for k in (0, -1, 2.0, "2", 16_385):
+        with pytest.raises(
+            ValueError, match="k must be an integer from 1 to 16,384 .*, 0, received"
+        ):
+            engine.query(users, k)
+    with pytest.raises(ValueError, match="less the longest exclusion, 3, received 16382"):
+        engine.query(users, 16_382, exclude)
+    for name, values in (("price", 0.5), ("sold", True), ("genre", None), ("id", 1), ("vector", 1)):
+        with pytest.raises(ValueError, match=f"fields of integers or texts, .* received '{name}'"):
+            engine.build(items, ids, {name: [values] * 200})
     for queries, exclude in ((users, [[1]]), (users, [1] * 5), (users[0], 5)):
         with pytest.raises(ValueError, match="lists of ids, one a row; received"):
             engine.query(queries, 1, exclude)
