@@ -290,6 +290,18 @@ def test_the_spread_over_seeds_is_that_of_their_mean():
     )
 
 
+def test_draws_are_of_numbers_and_a_level_is_a_share():
+    for odd, said in (
+        (np.ones(3), r"\(3,\), 0 of"), (np.ones((2, 0)), r"\(2, 0\), 0"), (np.ones((0, 3)), "0 of"),
+        ([[1.0, np.nan]], r"\(1, 2\), 1 of"), ([[1.0, np.inf]], "1 of them not finite"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"values \[seeds, users\] of 'b'.* shape .*{said}"):
+            means_of_draws({"a": np.ones((1, 2)), "b": odd})
+    for level in (95, 0, 1, -0.5, np.nan):
+        with pytest.raises(ValueError, match=f"between 0 and 1, such as 0.95, received {level}"):
+            interval(np.arange(10), level)
+
+
 @pytest.mark.parametrize("name", ["shop [1]", "shop*", "tiny"])
 def test_data_of_ones_own_are_recorded_by_the_name_of_their_folder(tmp_path, monkeypatch, name):
     folder = write_data(tmp_path / "somewhere" / name)
@@ -369,8 +381,13 @@ def test_what_a_user_watched_and_is_recommended(tmp_path, split):
     assert watched.data.to_dict("records") == [{"title": "B", "genres": ""}]
     shown = {"title": "C", "genres": "x", "of which own": "1.000"}
     assert recommended.data.to_dict("records") == [shown]
-    with pytest.raises(ValueError, match="user must be an id from 1 to 4, received 0"):
-        pages.watched_and_recommended(titled, 0, [3])
+    for user in (0, 1.5, "1"):
+        with pytest.raises(ValueError, match=f"user must be an id from 1 to 4, received {user}"):
+            pages.watched_and_recommended(titled, user, [3])
+    for ids in ([3, 999], [0], [1.5], [[1, 2]], 1):
+        with pytest.raises(ValueError, match=r"item ids \[k\] from 1 to 3, received"):
+            pages.watched_and_recommended(titled, 1, ids)
+    assert pages.watched_and_recommended(titled, 1, [])[1].data.empty
 
 
 # Writing
