@@ -148,7 +148,7 @@ def show_table(
         pairs = [value if _is_spread(value) else None for value in values]
         if any(pairs):
             widths = [p[1] if len(p) == 2 else (p[2] - p[1]) / 2 for p in pairs if p]
-            digits = _digits([width for width in widths if width > 0])
+            digits = _digits([width for width in widths if 0 < width < math.inf])
             shown[key] = [
                 f"{p[0]:.{digits}f}" if p else _text(v) for p, v in zip(pairs, values, strict=True)
             ]

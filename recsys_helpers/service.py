@@ -250,7 +250,7 @@ def create_app(folder: str | os.PathLike, poll_seconds: float = 1.0) -> FastAPI:
     async def refuse(request: Request, error: RequestValidationError):
         # Without the input, which may be long, or no text that can be sent back.
         reasons = [_reason(e["loc"], e["msg"], e["type"]) for e in error.errors()[:10]]
-        sent = request.headers.get("content-type", "none")
+        sent = request.headers.get("content-type") or "none"
         if (
             "json" not in sent.lower()
             and reasons[0]["loc"] == ["body"]

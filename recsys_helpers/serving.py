@@ -250,7 +250,7 @@ class Version:
             if name not in self.about["codes"]:
                 there = ", ".join(self.about["codes"]) or "none"
                 raise ValueError(f"the profile has no field {name!r}; its fields are {there}.")
-            values = value if isinstance(value, list) else [value]
+            values = value if isinstance(value, list | tuple | np.ndarray) else [value]
             shape = self.encoder.profile[name].shape[1:]  # () or (most values of one user,)
             if len(values) > math.prod(shape):
                 raise ValueError(f"{name} takes {math.prod(shape)} values at most.")

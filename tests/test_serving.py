@@ -181,6 +181,9 @@ def test_a_history_and_a_profile_say_the_same_as_the_user(version, samples):
     ids = dataset.items["original_id"].loc[history].tolist()
     profile = {name: list(row[name]) if name == "likes" else row[name] for name in FIELDS}
     profile = {name: value for name, value in profile.items() if value is not None}
+    tuples = profile | {"likes": row["likes"]}  # as the dataset has them
+    one, other = (version.read(Query(profile=p))["profile"] for p in (profile, tuples))
+    assert one["likes"].any() and one["likes"].tolist() == other["likes"].tolist()
     told = version.recommend(Query(history=ids, profile=profile))
     known = version.recommend(Query(user_id=row["original_id"]))
     np.testing.assert_array_equal(told.rows, known.rows)
