@@ -85,8 +85,8 @@ def test_text_is_no_markup_and_what_is_missing_a_dash():
     rows, _ = rows_of(show_table(pd.DataFrame({"<i>": column}, dtype=object), formats="{:.1f}"))
     assert unescape(rows[0][0]) == "<i>" and "<" not in rows[0][0] + rows[1][0]
     assert unescape(rows[1][0]) == title and rows[2:-1] == [["–"]] * 5 and rows[-1] == ["inf"]
-    rows, _ = rows_of(show_table(pd.DataFrame({"n": [(1.0, 0.0, np.inf), (1.0, 0.9, 1.1)]})))
-    assert rows[1:] == [["1.00", "[0.00, inf]"], ["1.00", "[0.90, 1.10]"]]
+    rows, _ = rows_of(show_table(pd.DataFrame({"n": [(1.0, 0.0, np.inf)]})))
+    assert rows[1:] == [["1.0000", "[0.0000, inf]"]]
     rows, _ = rows_of(show_table(pd.DataFrame({"n": [np.inf, 2000.0]})))
     assert rows[1:] == [["inf"], ["2,000"]]
     for nullable in (pd.array([1, None], "Int64"), pd.array(["a", None], "string")):
