@@ -44,8 +44,8 @@ def publish(version: Version, folder: str | os.PathLike, keep: int = 3) -> int:
         folder: of all versions; made if missing.
         keep: how many to keep, this one included; older ones are removed.
     """
-    if keep < 1:
-        raise ValueError(f"keep must be at least 1, the version itself, received {keep}.")
+    if not isinstance(keep, int) or keep < 1:
+        raise ValueError(f"keep must be at least 1, the version itself, received {keep!r}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _turn(folder) as last:

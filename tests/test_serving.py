@@ -448,8 +448,10 @@ def test_versions_are_numbered_the_newest_wins_and_old_ones_go(version, tmp_path
     (tmp_path / "4").rename(tmp_path / "withdrawn")  # rollback
     assert load_newest(tmp_path, current=4).number == 3
     assert publish(version, tmp_path) == 5  # the number of what was withdrawn isn't used again
-    with pytest.raises(ValueError, match="keep must be at least 1"):
-        publish(version, tmp_path, keep=0)
+    for keep in (0, 2.5):
+        with pytest.raises(ValueError, match=f"keep must be at least 1, .* received {keep}"):
+            publish(version, tmp_path, keep=keep)
+    assert numbers(tmp_path)[0] == 5
     (tmp_path / ".new-note.txt").write_text("somebody's own")
     assert publish(version, tmp_path) == 6 and (tmp_path / ".new-note.txt").is_file()
 
