@@ -25,7 +25,7 @@ RESULTS = f"{PACKAGE}/results.py"
 # The code of these cannot change a record; what they import can, such as the metrics.
 NOT_IN_A_RECORD = {
     f"{PACKAGE}/{name}.py"
-    for name in ("fetch", "machine", "bootstrap", "results", "trials", "pages", "plots", "findings")
+    for name in ("fetch", "machine", "bootstrap", "records", "results", "trials", "pages", "plots", "findings")
 }
 # The order in which threads add numbers up changes their last digits. With one thread neither a
 # page nor a record depends on the number of cores, and several don't get in each other's way.

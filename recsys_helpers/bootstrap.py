@@ -25,10 +25,16 @@ def means_of_draws(
         By model: its mean in each draw, [num_samples].
 
     Raises:
-        ValueError: if there are not as many users of each model.
+        ValueError: if there are not as many users of each model, or values that are no numbers.
     """
     if not values:
         return {}
+    for model, runs in values.items():
+        if np.ndim(runs) != 2 or not np.size(runs) or not np.isfinite(runs).all():
+            raise ValueError(
+                f"expected finite values [seeds, users] of {model!r}, at least one, received shape "
+                f"{np.shape(runs)}, {np.sum(~np.isfinite(runs))} of them not finite."
+            )
     users = {model: np.shape(runs)[-1] for model, runs in values.items()}
     if len(set(users.values())) > 1:
         raise ValueError(f"expected values of the same users, received numbers of users {users}.")
@@ -51,6 +57,12 @@ def means_of_draws(
 
 
 def interval(drawn: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The percentiles that leave out as much at both ends."""
+    """The percentiles that leave out as much at both ends.
+
+    Raises:
+        ValueError: if the level isn't between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, such as 0.95, received {level}.")
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

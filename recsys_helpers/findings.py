@@ -10,7 +10,14 @@ from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
 from recsys_helpers.pages import show_table
-from recsys_helpers.results import BASELINES, MODELS, load_runs, metric_name, paired_differences
+from recsys_helpers.results import (
+    BASELINES,
+    MODELS,
+    load_runs,
+    metric_name,
+    paired_differences,
+    value,
+)
 
 DATASETS = ("ml-100k", "ml-latest-small", "ml-1m-order")  # that the book reports on
 
@@ -28,11 +35,16 @@ def chosen(
         candidates: which models, as in `results.MODELS`.
         metric: such as "ndcg@10".
         folder: see `results.load_runs`.
+
+    Raises:
+        ValueError: on a single name, a model that is unknown, or a metric that wasn't recorded.
     """
-    scores = {}
-    for run in load_runs(folder, dataset):
-        if run["model"] in candidates and run["validation_metrics"]:
-            scores.setdefault(run["model"], []).append(run["validation_metrics"][metric])
+    runs, scores = load_runs(folder, dataset), {}
+    _check_names("candidates", candidates, {*MODELS, *(run["model"] for run in runs)})
+    for run in runs:
+        if run["model"] in candidates and (found := run["validation_metrics"]):
+            _check_names("metric", [metric], found)
+            scores.setdefault(run["model"], []).append(found[metric])
     return max(scores, key=lambda model: np.mean(scores[model]), default=None)
 
 
@@ -50,7 +62,7 @@ def recorded_differences(
         others: what each of them is compared with, besides the baseline that the validation target
             chooses by the first metric.
         folder: see `results.load_runs`.
-        metrics: such as "ndcg@10".
+        metrics: such as "ndcg@10"; the first is one that is recorded of the validation target.
         datasets: names.
 
     Returns:
@@ -58,12 +70,19 @@ def recorded_differences(
         over users and seeds, and the model's own first metric from its lowest to its highest seed;
         and for each pair the datasets whose interval leaves out 0. Without records a sentence that
         says so, and no table.
+
+    Raises:
+        ValueError: on a single name where several are expected, or a model that is unknown.
     """
+    for what, names in (("models", models), ("others", others)):
+        _check_names(what, names, MODELS)
+    for what, names in (("metrics", metrics), ("datasets", datasets)):
+        _check_names(what, names, names)
     rows, verdicts = [], {}
     for dataset in datasets:
         seeds = {}
         for run in load_runs(folder, dataset):
-            seeds.setdefault(run["model"], []).append(run["metrics"][metrics[0]])
+            seeds.setdefault(run["model"], []).append(value(run, metrics[0]))
         baseline = chosen(dataset, BASELINES, metrics[0], folder)
         against = [other for other in (baseline, *others) if other in seeds]
         pairs = [(model, other) for model in models if model in seeds for other in against]
@@ -91,6 +110,13 @@ def recorded_differences(
         return Markdown(""), Markdown("No runs are recorded here: they come with a checkout.")
     said = Markdown("\n".join(_told(*pair, found) for pair, found in verdicts.items()))
     return show_table(pd.DataFrame(rows), caption), said
+
+
+def _check_names(what: str, names, known) -> None:
+    if isinstance(names, str):  # each of its letters would be taken for a name
+        raise ValueError(f"{what} must be several names, such as ({names!r},), received {names!r}.")
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{what} must be of {', '.join(known)}, received {unknown}.")
 
 
 def _told(model: str, other: str, found: dict) -> str:

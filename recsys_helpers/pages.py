@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable
 from hashlib import sha1
 from html import escape
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -91,10 +92,12 @@ def significant(digits: int = 3):
     """
 
     def text(value: float) -> str:
-        if not value:
-            return "0"
-        place = digits - 1 - math.floor(math.log10(abs(value)))
-        return f"{round(value, place):,.{max(place, 0)}f}"
+        for _ in range(2):  # again, because rounding may make one more: 9.999 is 10.0
+            if not value or not math.isfinite(value):
+                return f"{value or 0}"
+            place = digits - 1 - math.floor(math.log10(abs(value)))
+            value = round(value, place)
+        return f"{value:,.{max(place, 0)}f}"
 
     return text
 
@@ -113,6 +116,7 @@ def show_table(
     A named index becomes the first column. None and NaN are a dash. Text is shown as it is, markup
     in it, too. A cell (mean, low, high) or (mean, deviation) becomes two: the value, and its
     interval or "± deviation", with two digits of the narrowest interval of the column and no more.
+    Other tuples and lists, such as genres, are enumerated.
 
     Args:
         frame: one row a thing that is compared.
@@ -141,10 +145,10 @@ def show_table(
     shown, classes, chosen = {}, {}, {}
     for number, (name, column) in enumerate(frame.items()):
         values, key = [None if _missing(value) else value for value in column], (number, 0)
-        pairs = [value if isinstance(value, tuple) else None for value in values]
+        pairs = [value if _is_spread(value) else None for value in values]
         if any(pairs):
             widths = [p[1] if len(p) == 2 else (p[2] - p[1]) / 2 for p in pairs if p]
-            digits = _digits([width for width in widths if width > 0])
+            digits = _digits([width for width in widths if 0 < width < math.inf])
             shown[key] = [
                 f"{p[0]:.{digits}f}" if p else _text(v) for p, v in zip(pairs, values, strict=True)
             ]
@@ -192,6 +196,11 @@ def _spread(cell: tuple, digits: int) -> str:
     return f"[{cell[1]:.{digits}f}, {cell[2]:.{digits}f}]"
 
 
+def _is_spread(value) -> bool:
+    numbers = isinstance(value, tuple) and all(isinstance(number, Real) for number in value)
+    return numbers and len(value) in (2, 3)
+
+
 def _missing(value) -> bool:
     """None, NaN, pd.NA, and a cell of which the value is."""
     value = value[0] if isinstance(value, tuple) and value else value
@@ -203,6 +212,8 @@ def _text(value, form: str | Callable | None = None) -> str:
         return "–"
     if isinstance(value, str | bool | np.bool_):
         return str(value)
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value))
     if form:
         return form(value) if callable(form) else form.format(value)
     if isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer()
@@ -331,21 +342,22 @@ def watched_and_recommended(
         **columns: more columns of the second table, numbers [k] each; "_" stands for a space.
 
     Raises:
-        ValueError: on a user that isn't in the dataset.
+        ValueError: on a user, or an item, that isn't in the dataset.
     """
-    dataset, known = split.dataset, split.known("test")
-    if not 1 <= user <= dataset.num_users:
+    dataset, known, ids = split.dataset, split.known("test"), np.asarray(recommended)
+    if user not in dataset.users.index:
         raise ValueError(f"user must be an id from 1 to {dataset.num_users}, received {user}.")
+    if ids.ndim != 1 or not np.isin(ids, dataset.items.index).all():
+        raise ValueError(
+            f"recommended must be item ids [k] from 1 to {dataset.num_items}, received {ids!s:.60}."
+        )
     items = dataset.items.copy()
     if "title" in items:  # which says more than the id, and ends with the year
         items = items.drop(columns=["original_id", "year"], errors="ignore")
         items.insert(0, "title", items.pop("title"))
-    for name in items:
-        if items[name].map(type).isin([tuple, list]).all():
-            items[name] = items[name].map(lambda values: ", ".join(map(str, values)))
     watched = known.loc[known["user_id"] == user, "item_id"].to_numpy()[::-1][:last]
     more = {name.replace("_", " "): np.asarray(values) for name, values in columns.items()}
-    shown = (items.loc[watched], items.loc[np.asarray(recommended)].assign(**more))
+    shown = (items.loc[watched], items.loc[ids].assign(**more))
     captions = (f"Watched last by user {user}", "Recommended")
     return tuple(
         show_table(table.reset_index(drop=True), caption, formats={n: "{:.3f}" for n in more})

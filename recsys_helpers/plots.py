@@ -100,10 +100,13 @@ def strip_plot(panels: dict[str, pd.DataFrame], keys: list[str], new: int = 1) -
         The figure.
 
     Raises:
-        ValueError: if a panel's rows aren't those of the first, or not as many as `keys`.
+        ValueError: without panels, or if a panel's rows aren't those of the first, or not as many
+            as `keys`.
     """
     from matplotlib import pyplot as plt
 
+    if not panels:
+        raise ValueError("expected at least one panel, received none.")
     names = list(next(iter(panels.values())).index)
     for title, frame in panels.items():
         if list(frame.index) != names or len(keys) != len(names):

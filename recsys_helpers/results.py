@@ -8,11 +8,8 @@ wrote; `results/run.py` and the build of the book keep it, and tables say it.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import tempfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +18,7 @@ import pandas as pd
 from recsys_helpers.bootstrap import interval, means_of_draws
 from recsys_helpers.machine import describe_machine
 from recsys_helpers.metrics import bootstrap_interval, evaluate, recommendation_metrics, user_values
+from recsys_helpers.records import as_text, check_name, pack, reading, unpack, write_run
 from recsys_helpers.splits import Split
 
 # Names in the tables, in their order: the baselines first, then the models as the book meets them.
@@ -70,7 +68,7 @@ def record_run(
         validation_ranks: [num_users] the same for the validation targets.
         recommended: item ids [num_users, k], what each user is shown when the test target is asked
             for: for a two-tower model, what Annoy returns.
-        parameters: what else was chosen (sizes, rates, epochs); must be expressible in JSON.
+        parameters: what else was chosen (sizes, rates, epochs): what JSON has, numpy's numbers.
         seconds: that training took.
         experiment: keeps the run out of the tables of models, in a folder of this name.
         target: what `ranks` are the ranks of, "validation" for experiments that lead to a choice.
@@ -79,10 +77,28 @@ def record_run(
         The file, or None if nothing was recorded.
 
     Raises:
-        ValueError: if there is not one rank for every user.
+        ValueError: if there is not one rank for every user, or on a name that isn't one folder's, a
+            seed that is no integer, an unknown target, a parameter that JSON doesn't have.
     """
     if not folder:
         return None
+    names = {"the dataset's name": split.dataset.name, "model": model}
+    for what, name in (names | {"experiment": experiment or "none"}).items():
+        check_name(what, name)
+    if not isinstance(seed, int | np.integer):
+        raise ValueError(f"seed must be an integer, received {seed!r}.")
+    if target not in ("test", "validation") or (target == "validation" and not experiment):
+        raise ValueError(
+            f'target must be "test", or "validation" in an experiment, received {target!r} in '
+            f"{experiment!r}."
+        )
+    for name, value in (parameters or {}).items():
+        try:
+            as_text({name: value})
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"parameters[{name!r}] must be what JSON has, received {value!r}. Record its text."
+            ) from error
     for name, values in (("ranks", ranks), ("validation_ranks", validation_ranks)):
         if values is not None and np.shape(values) != (split.dataset.num_users,):
             raise ValueError(
@@ -105,32 +121,17 @@ def record_run(
         "num_items": dataset.num_items,
         "split_dataset_fingerprint": dataset.fingerprint,  # after the split dropped rare items
         "configuration": parameters or {},
-        "wall_clock_seconds": None if seconds is None else round(seconds, 1),
+        "wall_clock_seconds": None if seconds is None else round(float(seconds), 1),
         **describe_machine(),
-        "ranks": _pack(ranks),
+        "ranks": pack(ranks),
     }
     if validation_ranks is not None:
         run["validation_metrics"] = evaluate(validation_ranks)["mean"].to_dict()
     if recommended is not None:
         counts = np.bincount(split.train["item_id"], minlength=dataset.num_items + 1)
         run["recommended"] = recommendation_metrics(recommended, split.targets("test"), counts)
-        run["recommended_items"] = _pack(recommended)
+        run["recommended_items"] = pack(recommended)
     return write_run(_place(folder, dataset.name, experiment) / f"{model}-seed{seed}.json", run)
-
-
-def write_run(path: Path, run: dict | list[dict]) -> Path:
-    """Write `run` to `path` through a temporary file, so that no reader ever sees half of it."""
-    text = json.dumps(run, indent=1, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".tmp")
-    try:
-        with file:
-            file.write(text)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    finally:
-        Path(file.name).unlink(missing_ok=True)
-    return path
 
 
 def load_runs(
@@ -150,17 +151,21 @@ def load_runs(
         One dict a run, with `ranks` as an int array [num_users], `recommended_items` as one
         [num_users, k] or None, `file`, its path in the folder, and `stale`, whether an earlier
         version of the code wrote it. An empty list where nothing is recorded.
+
+    Raises:
+        ValueError: if a file is damaged.
     """
     folder = results_folder(folder)
     names = [d.name for d in folder.glob("*/")] if dataset is None else [dataset]
     stale, runs = stale_files(folder), []
     for path in (p for n in names for p in _place(folder, n, experiment).glob("*-seed*.json")):
-        run = json.loads(path.read_text())
-        run["file"] = path.relative_to(folder).as_posix()
-        run["stale"] = run["file"] in stale
-        run["ranks"] = _unpack(run["ranks"])
-        run["recommended_items"] = _unpack(run.get("recommended_items"))
-        runs.append(run)
+        with reading(path):
+            run = json.loads(path.read_text())
+            run["file"] = path.relative_to(folder).as_posix()
+            run["stale"] = run["file"] in stale
+            run["ranks"] = unpack(run["ranks"])
+            run["recommended_items"] = unpack(run.get("recommended_items"))
+            runs.append(run)
     order = list(MODELS)
     place = {model: order.index(model) if model in order else len(order) for model in
              {run["model"] for run in runs}}  # fmt: skip
@@ -175,7 +180,8 @@ def load_benchmark(name: str, folder: str | os.PathLike | None = None) -> pd.Dat
         folder: where results are kept; by default `results/` of the checkout this package is in.
     """
     path = results_folder(folder) / "benchmarks" / f"{name}.json"
-    return pd.DataFrame(json.loads(path.read_text())) if path.exists() else pd.DataFrame()
+    with reading(path):
+        return pd.DataFrame(json.loads(path.read_text()) if path.exists() else None)
 
 
 def results_table(
@@ -203,7 +209,7 @@ def results_table(
             "seeds": ", ".join(str(run["seed"]) for run in runs) + stale
         }
         for metric in metrics:
-            values = np.array([_value(run, metric) for run in runs])
+            values = np.array([value(run, metric) for run in runs])
             if np.ptp(values) > 0:
                 row[metric_name(metric)] = (values.mean(), values.std(ddof=1))
             else:
@@ -345,7 +351,8 @@ def results_folder(folder: str | os.PathLike | None) -> Path:
 def stale_files(folder: Path) -> list[str]:
     """What in `folder` an earlier version of the code wrote, as `results/run.py` found."""
     listed = folder / "stale.json"
-    return json.loads(listed.read_text()) if listed.is_file() else []
+    with reading(listed):
+        return json.loads(listed.read_text()) if listed.is_file() else []
 
 
 def _place(folder, dataset: str | os.PathLike, experiment: str) -> Path:
@@ -356,7 +363,7 @@ def _frame(rows: dict, columns: list[str], name: str = "model") -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(name)
 
 
-def _value(run: dict, metric: str) -> float:
+def value(run: dict, metric: str) -> float:
     """A metric of a run; the ranks have those too that weren't recorded."""
     recorded = run["metrics"].get(metric)
     return float(user_values(run["ranks"], metric).mean()) if recorded is None else recorded
@@ -364,8 +371,18 @@ def _value(run: dict, metric: str) -> float:
 
 def _by_model(dataset, folder) -> dict[str, list[dict]]:
     models: dict[str, list[dict]] = {}
+    sources: dict[str, list[str]] = {}  # what was split, and how -> files
     for run in load_runs(folder, dataset):
         models.setdefault(run["model"], []).append(run)
+        source = f"{run['split']} of {run['split_dataset_fingerprint']:.8}"
+        sources.setdefault(source, []).append(run["file"])
+    if len(sources) > 1:
+        usual = max(sources, key=lambda source: len(sources[source]))
+        others = "; ".join(f"{', '.join(f)} ({s})" for s, f in sources.items() if s != usual)
+        raise ValueError(
+            f"expected records of one split of one dataset, {usual} as most are, received {others}."
+            " Record these anew, or remove them."
+        )
     return models
 
 
@@ -380,20 +397,3 @@ def _values(dataset, metric: str, folder) -> dict[str, np.ndarray]:
         for model, runs in models.items()
     }
     return {m: v[:1] if (v == v[0]).all() else v for m, v in values.items()}
-
-
-def _pack(values: np.ndarray) -> dict:
-    """Ids or ranks as text: the smallest of int16 and int32, deflated, base64."""
-    values = np.asarray(values)
-    dtype = "<i2" if values.max() <= np.iinfo(np.int16).max else "<i4"
-    content = base64.b64encode(zlib.compress(values.astype(dtype).tobytes(), 9)).decode()
-    return {"dtype": dtype, "shape": list(values.shape), "deflated": content}
-
-
-def _unpack(packed: dict | str | None) -> np.ndarray | None:
-    if packed is None:
-        return None
-    if isinstance(packed, str):  # ranks, as they were recorded first
-        packed = {"dtype": "<i4", "shape": -1, "deflated": packed}
-    content = zlib.decompress(base64.b64decode(packed["deflated"]))
-    return np.frombuffer(content, packed["dtype"]).reshape(packed["shape"]).astype(np.int64)

@@ -224,7 +224,8 @@ def create_app(folder: str | os.PathLike, poll_seconds: float = 1.0) -> FastAPI:
         FileNotFoundError: there is no complete version that can be loaded.
     """
     service = Service(folder, poll_seconds)
-    service.load()
+    if os.path.isdir(folder):
+        service.load()
     if service.version is None:
         raise FileNotFoundError(
             f"{os.fspath(folder)} has no complete version that can be loaded. Publish one with "
@@ -248,7 +249,16 @@ def create_app(folder: str | os.PathLike, poll_seconds: float = 1.0) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     async def refuse(request: Request, error: RequestValidationError):
         # Without the input, which may be long, or no text that can be sent back.
-        return _refusal(422, [_reason(e["loc"], e["msg"], e["type"]) for e in error.errors()[:10]])
+        reasons = [_reason(e["loc"], e["msg"], e["type"]) for e in error.errors()[:10]]
+        sent = request.headers.get("content-type") or "none"
+        if (
+            "json" not in sent.lower()
+            and reasons[0]["loc"] == ["body"]
+            and reasons[0]["type"] != "missing"
+        ):
+            text = f"send it with the header content-type: application/json, received {sent}"
+            reasons = [_reason(["header", "content-type"], text, "content_type")]
+        return _refusal(422, reasons)
 
     @app.exception_handler(HTTPException)
     async def refuse_http(request: Request, error: HTTPException):

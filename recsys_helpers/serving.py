@@ -12,15 +12,18 @@ import math
 import os
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from recsys_helpers import index as indexes
 from recsys_helpers.index import AnnoyIndex
 from recsys_helpers.metrics import items_by_user
+from recsys_helpers.queries import Answer, Query, listed
+from recsys_helpers.records import as_text, reading
 from recsys_helpers.samples import AGE_BOUNDS, ITEM_FIELDS, Encoder
 from recsys_helpers.served_tower import load_tower, served_tower
 
@@ -28,54 +31,6 @@ ROWS_PER_CANDIDATE = 2  # of the catalogue are scored in the time of one of a fo
 # Between a model's vectors and those that are served, as a share of the largest entry, by what the
 # model computes in.
 TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-3, "bfloat16": 2e-2}
-
-
-@dataclass
-class Query:
-    """What is asked of a version; ids are the original ones, as text or numbers.
-
-    Attributes:
-        user_id: of a user, who needn't be known.
-        history: item ids, oldest first; in place of what is known of the user.
-        profile: field -> value or list of values; in place of what is known of the user.
-        k: how many items.
-        exclude: item ids that must not be returned.
-        allow: item ids, the only ones that may be returned; None: all.
-        filters: field of the items -> values; an item needs one of them in each field.
-    """
-
-    user_id: int | str | None = None
-    history: list | None = None
-    profile: dict | None = None
-    k: int = 10
-    exclude: list = field(default_factory=list)
-    allow: list | None = None
-    filters: dict = field(default_factory=dict)
-
-
-@dataclass
-class Answer:
-    """What is recommended.
-
-    Attributes:
-        version: number of the version that answers; all of the answer comes from it.
-        source: "history" or, where nothing is known to be searched with, "popularity".
-        search: "index", "exact" (of what is left) or "none".
-        rows: of the items, best first; fewer than k if no more may be returned. Row i is item
-            i + 1.
-        scores: float32, of each item; its number of interactions where popularity is the source.
-        unknown: how many ids of the history, of exclude and allow, values of the profile, and
-            users the version doesn't know.
-        seconds: what each stage took; of the tower, a batch's share.
-    """
-
-    version: int
-    source: str
-    search: str
-    rows: np.ndarray
-    scores: np.ndarray
-    unknown: Counter
-    seconds: dict
 
 
 @dataclass(eq=False)
@@ -121,7 +76,8 @@ class Version:
 
     def save(self, path: str | os.PathLike, **about) -> None:
         """Write everything into a new folder, with more `about` it; see `versions.publish`."""
-        path = Path(path)
+        path, about = Path(path), {**self.about, **about, "index": type(self.index).__name__}
+        text = as_text(about) + "\n"  # before anything is there, in case JSON has no such thing
         path.mkdir()
         self.tower.save(path)
         self.index.save(path / "index")
@@ -129,8 +85,7 @@ class Version:
         self.items.to_parquet(path / "items.parquet")
         pd.DataFrame({"original_id": self.users}).to_parquet(path / "users.parquet")
         np.savez(path / "known.npz", known=self.known, offsets=self.offsets)
-        about = {**self.about, **about, "index": type(self.index).__name__}
-        (path / "version.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        (path / "version.json").write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike, number: int = 0) -> Version:
@@ -138,22 +93,23 @@ class Version:
 
         Raises:
             OSError: a file is missing.
-            ValueError: a file is damaged.
+            ValueError: a file is damaged; the message names the folder.
         """
         path = Path(path)
-        about = json.loads((path / "version.json").read_text(encoding="utf-8"))
-        with open(path / "known.npz", "rb") as file:
-            known = dict(np.load(file))
-        return cls(
-            tower=load_tower(path),
-            index=getattr(indexes, about["index"]).load(path / "index"),
-            encoder=Encoder.load(path / "encoder.npz"),
-            items=pd.read_parquet(path / "items.parquet"),
-            users=pd.read_parquet(path / "users.parquet")["original_id"].to_numpy(),
-            **known,
-            about=about,
-            number=number,
-        )
+        with reading(path):
+            about = json.loads((path / "version.json").read_text(encoding="utf-8"))
+            with open(path / "known.npz", "rb") as file:
+                known = dict(np.load(file))
+            return cls(
+                tower=load_tower(path),
+                index=vars(indexes)[about["index"]].load(path / "index"),
+                encoder=Encoder.load(path / "encoder.npz"),
+                items=pd.read_parquet(path / "items.parquet"),
+                users=pd.read_parquet(path / "users.parquet")["original_id"].to_numpy(),
+                **known,
+                about=about,
+                number=number,
+            )
 
     # Answers
 
@@ -167,9 +123,10 @@ class Version:
         Ids that the version doesn't know are left out and counted.
 
         Raises:
-            ValueError: on a field, or a value to filter by, that doesn't exist; if k is below 1.
+            ValueError: on a field, or a value to filter by, that doesn't exist; on what is no list;
+                if k is no integer from 1.
         """
-        if query.k < 1:
+        if not isinstance(query.k, int | np.integer) or query.k < 1:
             raise ValueError(f"k must be 1 or more items, received {query.k}.")
         start, unknown = time.perf_counter(), Counter()
         user = 0 if query.user_id is None else self.user_ids.get(_text(query.user_id), 0)
@@ -194,6 +151,7 @@ class Version:
             "user": user,
             "history": history,
             "profile": profile,
+            "told": bool(user) or len(history) > 0 or any(np.any(c) for c in profile.values()),
             "allowed": allowed,
             "k": query.k,
             "unknown": unknown,
@@ -203,13 +161,13 @@ class Version:
     def answer(self, reads: list[dict]) -> list[Answer]:
         """Answer several queries, of which the user tower makes one batch."""
         start = time.perf_counter()
-        told = [read for read in reads if len(read["history"]) or read["profile"] or read["user"]]
+        told = [read for read in reads if read["told"]]
         vectors = iter(self.tower.user_vectors(self.inputs(told)) if told else ())
         share = (time.perf_counter() - start) / max(1, len(told))
         answers = []
         for read in reads:
             start, seconds = time.perf_counter(), read["seconds"]
-            if len(read["history"]) or read["profile"] or read["user"]:
+            if read["told"]:
                 source, (search, rows, scores) = "history", self._search(next(vectors), read)
                 seconds["tower"] = share
             else:
@@ -268,9 +226,7 @@ class Version:
         return "exact", ids - 1, scores
 
     def _rows_of(self, original_ids, unknown: Counter, what: str) -> np.ndarray:
-        if isinstance(original_ids, str) or not np.iterable(original_ids):
-            raise ValueError(f"{what} must be a list of item ids, received {original_ids!r}.")
-        found = [self.item_rows.get(_text(id)) for id in original_ids]
+        found = [self.item_rows.get(_text(id)) for id in listed(original_ids, what, "item ids")]
         unknown[what] += found.count(None)
         return np.array([row for row in found if row is not None], np.int32)
 
@@ -281,7 +237,7 @@ class Version:
                 f"{', '.join(self.rows_with) or 'none'}."
             )
         mask = np.zeros(len(self.items), bool)
-        for value in values:
+        for value in listed(values, f"filters[{name!r}]", "values"):
             if (rows := self.rows_with[name].get(_text(value))) is None:
                 some = ", ".join(list(self.rows_with[name])[:30])
                 raise ValueError(f"no item's {name} is {value!r}; there are {some}.")
@@ -294,7 +250,7 @@ class Version:
             if name not in self.about["codes"]:
                 there = ", ".join(self.about["codes"]) or "none"
                 raise ValueError(f"the profile has no field {name!r}; its fields are {there}.")
-            values = value if isinstance(value, list) else [value]
+            values = value if isinstance(value, list | tuple | np.ndarray) else [value]
             shape = self.encoder.profile[name].shape[1:]  # () or (most values of one user,)
             if len(values) > math.prod(shape):
                 raise ValueError(f"{name} takes {math.prod(shape)} values at most.")
@@ -318,7 +274,8 @@ def make_version(model, samples, index, known=None, fields=None) -> Version:
 
     Raises:
         ValueError: if the index has other items or another training's vectors, the tower as served
-            returns other vectors than the model, or `fields` has what isn't there.
+            returns other vectors than the model, `known` has unknown ids, or `fields` has what
+            isn't there or can't be saved.
     """
     dataset = samples.split.dataset
     known = dataset.interactions if known is None else known
@@ -339,12 +296,26 @@ def make_version(model, samples, index, known=None, fields=None) -> Version:
         )
     fields = [f for f in ITEM_FIELDS if f in dataset.items] if fields is None else list(fields)
     there = set(dataset.items) - {"original_id", "title", "popularity"}
-    if not there.issuperset(fields):
-        raise ValueError(f"fields must be of {sorted(there)}, received {fields}.")
+    if not there.issuperset(fields) or len(set(fields)) < len(fields):
+        raise ValueError(f"fields must be of {sorted(there)}, each once, received {fields}.")
     offsets, watched = items_by_user(known, dataset.num_users)
+    if len(watched) and not (
+        watched.dtype.kind in "iu" and 1 <= watched.min() <= watched.max() <= dataset.num_items
+    ):
+        raise ValueError(
+            f"known: item ids must be integers from 1 to {dataset.num_items}, received "
+            f"{watched.dtype} from {watched.min()} to {watched.max()}."
+        )
     items = dataset.items[["original_id", *fields]].reset_index(drop=True)
     items.insert(1, "title", dataset.titles(everyone))
     items.insert(2, "popularity", np.bincount(watched, minlength=dataset.num_items + 1)[1:])
+    try:
+        pa.Table.from_pandas(items)
+    except pa.ArrowException as error:  # which publishing would only meet later
+        raise ValueError(
+            f"fields must hold values of one kind each, received {'; '.join(error.args)}. Convert "
+            "the column, for example with astype(str)."
+        ) from error
     version = Version(
         tower=served_tower(model),
         index=index,

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from recsys_helpers.records import reading
 from recsys_helpers.results import MODELS, results_folder, stale_files
 from recsys_helpers.splits import Split
 
@@ -37,15 +38,18 @@ def load_trials(
         the `settings` that were searched for it (none: it follows the others), its
         `validation_metrics` and `seconds` of training; `stale`, whether an earlier version of the
         code made it. An empty list where nothing was tried.
+
+    Raises:
+        ValueError: if a file is damaged.
     """
     folder = results_folder(folder)
     stale, trials = stale_files(folder), []
     for file in sorted((folder / "trials").glob("*/*.json")):
-        trial = json.loads(file.read_text())
         name = file.relative_to(folder).as_posix()
-        trial |= {"file": name, "stale": name in stale}
-        if dataset in (None, trial["dataset"]) and chapter in (None, trial["chapter"]):
-            trials.append(trial)
+        with reading(file):
+            trial = json.loads(file.read_text()) | {"file": name, "stale": name in stale}
+            if dataset in (None, trial["dataset"]) and chapter in (None, trial["chapter"]):
+                trials.append(trial)
     return trials
 
 

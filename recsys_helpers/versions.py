@@ -44,12 +44,12 @@ def publish(version: Version, folder: str | os.PathLike, keep: int = 3) -> int:
         folder: of all versions; made if missing.
         keep: how many to keep, this one included; older ones are removed.
     """
-    if keep < 1:
-        raise ValueError(f"keep must be at least 1, the version itself, received {keep}.")
+    if not isinstance(keep, int) or keep < 1:
+        raise ValueError(f"keep must be at least 1, the version itself, received {keep!r}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _turn(folder) as last:
-        for left_behind in folder.glob(".new-*"):
+        for left_behind in folder.glob(".new-*/"):
             shutil.rmtree(left_behind)
         # Never one that was withdrawn, nor the name of somebody's file.
         number = max([*_numbered(folder), _number_in(last)]) + 1

@@ -8,7 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys_helpers.callbacks import ValidationMetrics, warm_up_and_cosine
+from recsys_helpers.callbacks import (
+    ValidationMetrics,
+    averaged_weights,
+    averaging,
+    warm_up_and_cosine,
+)
 from recsys_helpers.datasets import Dataset
 from recsys_helpers.samples import training_samples
 from recsys_helpers.splits import leave_last_out
@@ -59,3 +64,62 @@ def test_the_rate_goes_up_for_a_twentieth_of_the_steps_then_down_to_nothing():
     few = warm_up_and_cosine(0.3, 10)  # too few to warm up
     assert [float(few(step)) for step in (0, 5, 10)] == pytest.approx([0.3, 0.15, 0], abs=1e-6)
     assert isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+    tenth = warm_up_and_cosine(0.3, 200, end=0.1)
+    rates = [float(tenth(step)) for step in (10, 105, 200, 210)]
+    assert rates == pytest.approx([0.3, 0.165, 0.03, 0.03])
+    assert float(warm_up_and_cosine(0.3, 200, end=1.0)(150)) == pytest.approx(0.3)
+
+
+def one_weight(remembered):
+    """A model of one weight, from which every step takes 1, three steps an epoch."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(
+        keras.optimizers.SGD(1.0, **averaging(remembered)),
+        loss=lambda y_true, y_pred: keras.ops.mean(y_pred),
+    )
+    model.layers[-1].set_weights([np.zeros((1, 1))])
+    return model
+
+
+def fitted(model, epochs, *callbacks):
+    model.fit(
+        np.ones((3, 1)), np.ones((3, 1)), batch_size=1, epochs=epochs, verbose=0,
+        callbacks=[*averaged_weights(model), *callbacks],
+    )  # fmt: skip
+    return model.layers[-1].get_weights()[0].item()
+
+
+@pytest.mark.parametrize("stop", [None, "early"])
+def test_what_is_validated_and_kept_is_the_average_of_the_weights(stop):
+    averages, average = [], -1.0  # the first step's weight is the first average
+    for step in range(2, 13):
+        average += (-step - average) / 4
+        if step % 3 == 0:
+            averages.append(average)
+    model, seen = one_weight(remembered=4), []
+
+    def look(epoch, logs):
+        seen.append(model.layers[-1].get_weights()[0].item())
+        logs["best"] = -abs(epoch - 1)  # the second epoch is the best
+
+    more = [keras.callbacks.LambdaCallback(on_epoch_end=look)]
+    if stop:
+        more.append(
+            keras.callbacks.EarlyStopping("best", 0, 2, 0, "max", restore_best_weights=True)
+        )
+    kept = fitted(model, 4 if not stop else 9, *more)
+    # Training went on from the weights: these are the averages of -1, -2, -3, and so on.
+    assert seen == pytest.approx(averages)
+    assert kept == pytest.approx(averages[1] if stop else averages[-1])
+    # Trained again, it goes on from what was kept.
+    assert np.isfinite(fitted(model, 1))
+
+
+def test_without_an_average_the_weights_are_kept():
+    assert averaging(0) == {}
+    model = one_weight(remembered=0)
+    assert averaged_weights(model) == []
+    assert fitted(model, 2) == -6
+    for steps in (0.5, -1, float("nan")):
+        with pytest.raises(ValueError, match=f"at least 1. Received {steps}"):
+            averaging(steps)

@@ -70,6 +70,9 @@ def test_numbers_of_all_sizes_have_as_many_digits():
     values = [0.08404, 2.3371, 51_200.82, 97.7, 9_765.6, -0.0, 1_000_000]
     shown = ["0.0840", "2.34", "51,200", "97.7", "9,770", "0", "1,000,000"]
     assert list(map(significant(), values)) == shown
+    values = [9.999, 0.09999, 99.96, 999.6, -9.999, np.inf, -np.inf, np.nan]
+    shown = ["10.0", "0.100", "100", "1,000", "-10.0", "inf", "-inf", "nan"]
+    assert list(map(significant(), values)) == shown
     rows, _ = rows_of(
         show_table(pd.DataFrame({"s": [1555.1, float("nan")]}), formats=significant())
     )
@@ -82,11 +85,22 @@ def test_text_is_no_markup_and_what_is_missing_a_dash():
     rows, _ = rows_of(show_table(pd.DataFrame({"<i>": column}, dtype=object), formats="{:.1f}"))
     assert unescape(rows[0][0]) == "<i>" and "<" not in rows[0][0] + rows[1][0]
     assert unescape(rows[1][0]) == title and rows[2:-1] == [["–"]] * 5 and rows[-1] == ["inf"]
+    rows, _ = rows_of(show_table(pd.DataFrame({"n": [(1.0, 0.0, np.inf)]})))
+    assert rows[1:] == [["1.0000", "[0.0000, inf]"]]
     rows, _ = rows_of(show_table(pd.DataFrame({"n": [np.inf, 2000.0]})))
     assert rows[1:] == [["inf"], ["2,000"]]
     for nullable in (pd.array([1, None], "Int64"), pd.array(["a", None], "string")):
         rows, _ = rows_of(show_table(pd.DataFrame({"n": nullable})))
         assert rows[2] == ["–"]
+
+
+def test_tuples_of_texts_are_enumerated_and_no_intervals():
+    genres = [("Drama", "War"), (), ("a", "b", "c", "d"), ["x", "y"]]
+    rows, _ = rows_of(show_table(pd.DataFrame({"genres": genres})))
+    assert rows[1:] == [["Drama, War"], [""], ["a, b, c, d"], ["x, y"]]
+    numbers = [(np.float32(1), np.int64(2)), (1, 0.5, 1.5)]  # numpy's are numbers, too
+    rows, _ = rows_of(show_table(pd.DataFrame({"x": numbers})))
+    assert rows[1:] == [["1.00", "± 2.00"], ["1.00", "[0.50, 1.50]"]]
 
 
 def test_intervals_that_a_figure_shows_still_decide_digits_and_what_is_bold():
@@ -216,3 +230,5 @@ def test_a_strip_plot_refuses_panels_that_do_not_match():
     assert len(plots.strip_plot({"a": frame, "b": frame}, ["fm"]).axes) == 2
     with pytest.raises(ValueError, match=r"expected \['FM'\] with 1 keys, received \['DSSM'\]"):
         plots.strip_plot({"a": frame, "b": frame.rename({"FM": "DSSM"})}, ["fm"])
+    with pytest.raises(ValueError, match="expected at least one panel, received none"):
+        plots.strip_plot({}, [])

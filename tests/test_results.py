@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from recsys_helpers import findings, machine, pages, results
+from recsys_helpers import findings, machine, pages, results, trials
 from recsys_helpers.bootstrap import interval, means_of_draws
 from recsys_helpers.datasets import load_dataset
 from recsys_helpers.metrics import recommendation_metrics
 from recsys_helpers.plots import colour_of
+from recsys_helpers.records import pack
 from recsys_helpers.splits import leave_last_out
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,10 +132,53 @@ def test_wrong_number_of_ranks(tmp_path, split):
     assert not (tmp_path / "r").exists()
 
 
-def test_what_json_cannot_say_leaves_no_file(tmp_path, split):
-    with pytest.raises(ValueError):
-        record(tmp_path / "r", split, "fm", 1, np.ones(USERS, int), parameters={"x": float("nan")})
-    assert not list((tmp_path / "r").rglob("*.*"))
+@pytest.mark.parametrize("odd", [float("nan"), np.float32("inf"), ROOT, {"of": [np.nan]}])
+def test_what_json_cannot_say_is_named_and_leaves_no_file(tmp_path, split, odd):
+    with pytest.raises(ValueError, match=r"parameters\['x'\] must be what JSON has, received .*"):
+        record(tmp_path / "r", split, "fm", 1, np.ones(USERS, int), parameters={"y": 1, "x": odd})
+    assert not (tmp_path / "r").exists()
+
+
+def test_numbers_may_be_numpys(tmp_path, split):
+    parameters = {"dim": np.int64(3), "rate": np.float32(0.5), "own": np.bool_(True)}
+    parameters["hidden"] = np.array([8, 4])
+    record(tmp_path, split, "fm", np.int64(1), np.ones(USERS, int), parameters=parameters,
+           seconds=np.float32(1.26))  # fmt: skip
+    (loaded,) = results.load_runs(tmp_path)
+    assert loaded["configuration"] == {"dim": 3, "rate": 0.5, "own": True, "hidden": [8, 4]}
+    assert (loaded["seed"], loaded["wall_clock_seconds"]) == (1, 1.3)
+
+
+def test_a_run_that_tables_could_not_use_is_not_recorded(tmp_path, split):
+    def refused(message, model="fm", seed=1, name="tiny", **more):
+        own = dataclasses.replace(split, dataset=dataclasses.replace(split.dataset, name=name))
+        with pytest.raises(ValueError, match=message):
+            record(tmp_path / "r" / "in", own, model, seed, np.ones(USERS, int), **more)
+
+    for name in ("2023/shop", "..", ".", "", "a\\b"):
+        refused("the dataset's name must be a name without / and .*received", name=name)
+        refused("model must be a name without / and .*received", model=name)
+    refused("experiment must be a name .*received '../x'", experiment="../x")
+    refused("seed must be an integer, received None", seed=None)
+    refused("target must be .test., or .validation. in an.*received 'val'", target="val")
+    refused("received 'validation' in ''", target="validation")  # which no table would tell apart
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("damage", ["<<<<<<< HEAD\n", "{}", "[]", '{"ranks": "AAAA"}', "\udcff"])
+def test_a_damaged_file_is_named(recorded, damage):
+    for name in ("tiny/fm-seed1.json", "stale.json", "benchmarks/a.json", "trials/tiny/1.json"):
+        if name in ("stale.json", "benchmarks/a.json") and damage[0] in "{[":
+            continue  # nothing says what should be in them
+        path = recorded / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text(damage, errors="surrogateescape")
+        with pytest.raises(ValueError, match=rf"{name} is damaged \(\w+: .*\). Restore it, or"):
+            results.load_benchmark("a", recorded)
+            trials.load_trials(recorded, "tiny")
+            results.results_table("tiny", recorded)
+        path.unlink()
+    assert len(results.load_runs(recorded)) == 5
 
 
 # Tables
@@ -246,6 +290,18 @@ def test_the_spread_over_seeds_is_that_of_their_mean():
     )
 
 
+def test_draws_are_of_numbers_and_a_level_is_a_share():
+    for odd, said in (
+        (np.ones(3), r"\(3,\), 0 of"), (np.ones((2, 0)), r"\(2, 0\), 0"), (np.ones((0, 3)), "0 of"),
+        ([[1.0, np.nan]], r"\(1, 2\), 1 of"), ([[1.0, np.inf]], "1 of them not finite"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"values \[seeds, users\] of 'b'.* shape .*{said}"):
+            means_of_draws({"a": np.ones((1, 2)), "b": odd})
+    for level in (95, 0, 1, -0.5, np.nan):
+        with pytest.raises(ValueError, match=f"between 0 and 1, such as 0.95, received {level}"):
+            interval(np.arange(10), level)
+
+
 @pytest.mark.parametrize("name", ["shop [1]", "shop*", "tiny"])
 def test_data_of_ones_own_are_recorded_by_the_name_of_their_folder(tmp_path, monkeypatch, name):
     folder = write_data(tmp_path / "somewhere" / name)
@@ -325,8 +381,13 @@ def test_what_a_user_watched_and_is_recommended(tmp_path, split):
     assert watched.data.to_dict("records") == [{"title": "B", "genres": ""}]
     shown = {"title": "C", "genres": "x", "of which own": "1.000"}
     assert recommended.data.to_dict("records") == [shown]
-    with pytest.raises(ValueError, match="user must be an id from 1 to 4, received 0"):
-        pages.watched_and_recommended(titled, 0, [3])
+    for user in (0, 1.5, "1"):
+        with pytest.raises(ValueError, match=f"user must be an id from 1 to 4, received {user}"):
+            pages.watched_and_recommended(titled, user, [3])
+    for ids in ([3, 999], [0], [1.5], [[1, 2]], 1):
+        with pytest.raises(ValueError, match=r"item ids \[k\] from 1 to 3, received"):
+            pages.watched_and_recommended(titled, 1, ids)
+    assert pages.watched_and_recommended(titled, 1, [])[1].data.empty
 
 
 # Writing
@@ -356,7 +417,7 @@ def test_a_comparison_with_an_unknown_model_says_which_there_are(recorded):
 )
 def test_records_of_other_users_are_not_compared(recorded, model, counts):
     run = json.loads((recorded / "tiny" / "dssm-seed1.json").read_text())
-    run |= {"model": model, "seed": 3, "ranks": results._pack(np.arange(1, 6)), "num_users": 5}
+    run |= {"model": model, "seed": 3, "ranks": pack(np.arange(1, 6)), "num_users": 5}
     results.write_run(recorded / "tiny" / f"{model}-seed3.json", run)
     for compare in (results.paired_differences, results.intervals_table):
         with pytest.raises(ValueError, match=f"of the same users, received .*{counts}"):
@@ -364,6 +425,24 @@ def test_records_of_other_users_are_not_compared(recorded, model, counts):
     with pytest.raises(ValueError, match="of the same users, received .*'a': 3, 'b': 2"):
         means_of_draws({"a": np.ones((2, 3)), "b": np.ones((1, 2))})
     assert len(results.results_table("tiny", recorded)) == 3 + (model == "ease")
+
+
+@pytest.mark.parametrize("change", [{"split": "random"}, {"split_dataset_fingerprint": "0" * 64}])
+def test_records_of_another_split_or_dataset_are_not_compared(recorded, change):
+    path = recorded / "tiny" / "dssm-seed2.json"
+    results.write_run(path, json.loads(path.read_text()) | change)
+    for compare in (
+        results.paired_differences, results.intervals_table, results.results_table,
+        results.served_table,
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="one split of one dataset, leave-last-out of .*, rec"):
+            compare("tiny", folder=recorded)
+    with pytest.raises(
+        ValueError, match=r"received tiny/dssm-seed2.json \(.*\). Record these anew"
+    ):
+        results.results_table("tiny", recorded)
+    path.unlink()
+    assert len(results.results_table("tiny", recorded)) == 3
 
 
 # What is recorded in this repository
@@ -434,3 +513,27 @@ def test_records_tell_where_a_model_is_ahead_and_where_it_is_not(tmp_path, split
     assert rows[0][2:] == ["1.00", "[1.00, 1.00]"] * 2 + ["1.000 (2)"]
     table, said = findings.recorded_differences(("dssm",), folder=tmp_path / "none")
     assert table.data == "" and said.data.startswith("No runs are recorded here")
+
+
+def test_names_that_would_find_no_record_are_refused(tmp_path, split):
+    for model, ranks in (("ease", [1, 1, 1, 15]), ("ease_recency", [1, 1, 1, 2]), ("own", [2] * 4)):
+        ranks = np.array(ranks)
+        record(tmp_path, split, model, 1, ranks, validation_ranks=ranks)
+    assert findings.chosen("tiny", ("ease", "own"), folder=tmp_path) == "ease"
+    for metrics in (("hit_rate@10", "hit_rate@17"), ("hit_rate@10",)):
+        findings.recorded_differences(
+            ("ease_recency",), ("ease",), tmp_path, metrics=metrics, datasets=("tiny",)
+        )
+    with pytest.raises(ValueError, match=r"candidates must be several names, such as \('ease_rec"):
+        findings.chosen("tiny", "ease_recency", folder=tmp_path)  # of whose letters "ease" is made
+    with pytest.raises(ValueError, match=r"candidates must be of .*, own.*received \['nope'\]"):
+        findings.chosen("tiny", ("nope",), folder=tmp_path)
+    with pytest.raises(ValueError, match=r"metric must be of .*, mrr.*received \['hit_rate@17'\]"):
+        findings.chosen("tiny", ("ease",), "hit_rate@17", tmp_path)
+    good = {"models": ("ease",), "others": ("ease_recency",), "datasets": ("tiny",)}
+    for what in ("models", "others", "metrics", "datasets"):
+        with pytest.raises(ValueError, match=rf"{what} must be several names, such as \('ease',\)"):
+            findings.recorded_differences(**good | {what: "ease"}, folder=tmp_path)
+    for what in ("models", "others"):
+        with pytest.raises(ValueError, match=rf"{what} must be of .*received \['eas'\]"):
+            findings.recorded_differences(**good | {what: ("eas",)}, folder=tmp_path)

@@ -18,6 +18,7 @@ from recsys_helpers.baselines import ease, item_knn, markov, popularity, ranks_f
 from recsys_helpers.datasets import load_dataset
 from recsys_helpers.machine import describe_machine
 from recsys_helpers.metrics import metrics_from_ranks
+from recsys_helpers.records import unpack
 from recsys_helpers.results import MODELS, SEVERAL, TOWERS, load_runs, write_run
 from recsys_helpers.splits import leave_last_out
 from recsys_helpers.trials import load_trials
@@ -258,7 +259,7 @@ def test_a_trial_keeps_what_validation_says_and_nothing_of_the_test(
     assert run.stale(kept, checkout) == [trial["file"]]
     # It was no accident of what is kept: in the kernel another movie was asked for, not the sixth.
     for recorded in executed[0].values():
-        assert (results._unpack(recorded["ranks"]) != 6 + 3).all()
+        assert (unpack(recorded["ranks"]) != 6 + 3).all()
 
 
 def test_two_workers_do_not_run_one_trial_twice(tmp_path):

@@ -271,6 +271,18 @@ def test_the_engine_answers_as_exact_search(milvus, metric):
         (found, scores), (best, true) = engine.query(*asked), exact.query(*asked)
         assert np.array_equal(found, best) and np.allclose(scores, true, rtol=1e-5)
     assert len(engine) == 200
+    assert np.array_equal(engine.query(users, np.int64(3))[0], exact.query(users, 3)[0])
+    assert [found.shape for found in engine.query(users[:0], 3)] == [(0, 3), (0, 3)]
+    for k in (0, -1, 2.0, "2", 16_385):
+        with pytest.raises(
+            ValueError, match="k must be an integer from 1 to 16,384 .*, 0, received"
+        ):
+            engine.query(users, k)
+    with pytest.raises(ValueError, match="less the longest exclusion, 3, received 16382"):
+        engine.query(users, 16_382, exclude)
+    for name, values in (("price", 0.5), ("sold", True), ("genre", None), ("id", 1), ("vector", 1)):
+        with pytest.raises(ValueError, match=f"fields of integers or texts, .* received '{name}'"):
+            engine.build(items, ids, {name: [values] * 200})
     for queries, exclude in ((users, [[1]]), (users, [1] * 5), (users[0], 5)):
         with pytest.raises(ValueError, match="lists of ids, one a row; received"):
             engine.query(queries, 1, exclude)
@@ -347,3 +359,60 @@ def test_the_engine_splits_as_the_package_does(tmp_path):
     with pytest.raises(ValueError, match="1 events have no user_id, item_id or timestamp"):
         by_engine(tmp_path / "log", tmp_path / "other")
     assert not (tmp_path / "other").exists() and len(list(tmp_path.iterdir())) == 2
+
+
+GOOD = {"user_id": [1, 1, 1, 1], "item_id": [1, 2, 3, 4], "timestamp": [1, 2, 3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ({"timestamp": [1, np.nan, 3, 4]}, r"timestamp must hold numbers or times, received nan"),
+        ({"timestamp": [1, 2, 3, np.inf]}, r"numbers or times, received inf \(DOUBLE\)"),
+        ({"timestamp": ["9", "10", "11", "12"]}, r"received '9' \(VARCHAR\). Convert it"),
+        ({"timestamp": [True, False, True, True]}, r"received True \(BOOLEAN\)"),
+        ({"user_id": [1.5] * 4}, r"user_id must hold whole numbers below 2\*\*53 or text.* 1.5"),
+        ({"user_id": [np.nan] * 4}, "user_id must hold whole numbers.* received nan"),
+        ({"user_id": [2.0**53] * 4}, "user_id must hold whole numbers.* received 9007"),
+        ({"item_id": ["a", "", "b", "c"]}, "item_id must hold whole numbers.* received ''"),
+        ({"item_id": [True, False, True, True]}, "item_id must hold whole numbers.* received True"),
+        ({"file_row_number": [1] * 4}, "none named file_row_number, received .*file_row_number"),
+        ({"item_id": None, "item": [1] * 4}, "the columns user_id, item_id and .* received .*item"),
+    ],
+)
+def test_the_engine_takes_what_a_dataset_takes(odd, said, tmp_path):
+    pytest.importorskip("duckdb", reason="duckdb isn't installed")
+    from recsys_helpers.scale.splitting import leave_last_out as by_engine
+
+    (tmp_path / "log").mkdir()
+    table = {name: column for name, column in (GOOD | odd).items() if column}
+    pq.write_table(pa.table(table), tmp_path / "log" / "0.parquet")
+    with pytest.raises(ValueError, match=said):
+        by_engine(tmp_path / "log", tmp_path / "out", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def test_the_engine_reads_any_folder_and_no_part_is_rounded(tmp_path):
+    pytest.importorskip("duckdb", reason="duckdb isn't installed")
+    from recsys_helpers.scale.splitting import leave_last_out as by_engine
+
+    log = tmp_path / "it's run[1]"
+    log.mkdir()
+    with pytest.raises(FileNotFoundError, match=r"expected \*.parquet files in .*found none"):
+        by_engine(log, tmp_path / "out")
+    pq.write_table(pa.table(GOOD | {"filename": ["x"] * 4}), log / "0.parquet")
+    with pytest.raises(ValueError, match="memory must be such as .2GB., received 'lots'"):
+        by_engine(log, tmp_path / "out", 1, memory="lots")
+    with pytest.raises(FileNotFoundError, match="found none"):
+        by_engine(log / "0.parquet", tmp_path / "out")
+    with pytest.raises(ValueError, match="no event is left of users with three and items with 1.5"):
+        by_engine(log, tmp_path / "out", 1.5)
+    assert by_engine(log, tmp_path / "out", 1) == {"train": 2, "validation": 1, "test": 1}
+    part = {"user_id": [1, 1], "item_id": [7, 8], "timestamp": [4.5, 4.25]}
+    pq.write_table(pa.table(part), log / "1.parquet")
+    assert by_engine(log, tmp_path / "again", 1)["train"] == 4
+    last = pd.read_parquet(tmp_path / "again" / "test.parquet")
+    assert last["timestamp"].tolist() == [4.5]
+    pq.write_table(pa.table(part | {"user_id": [1.4, 1.4]}), log / "1.parquet")
+    with pytest.raises(ValueError, match="user_id must hold whole numbers.* received 1.4"):
+        by_engine(log, tmp_path / "third", 1)

@@ -159,6 +159,46 @@ def test_the_program_of_the_chapter_runs_as_printed(tmp_path):
     assert (tmp_path / "model.keras").is_file()
 
 
+REFUSED = """
+import sys
+
+sys.argv[1:] = ["{}"]
+from shared_training import INPUTS, NUM_ITEMS, TARGETS, keras, make, training
+
+def refused(call, *arguments, **named):
+    try:
+        call(*arguments, **named)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+
+for size in (0, -8, 2.5, "8", None):
+    refused(training.GlobalBatches, INPUTS, TARGETS, NUM_ITEMS, size)
+data, model = training.GlobalBatches(INPUTS, TARGETS, NUM_ITEMS, 22), make("full")
+before = model.item_vectors()
+for file in ("model.ckpt", "none/model.keras"):
+    refused(training.fit, model, data, file, verbose=0)
+    refused(training.save, model, file)
+assert (model.item_vectors() == before).all()
+for callbacks in (None, keras.callbacks.TerminateOnNaN(), [keras.callbacks.TerminateOnNaN()]):
+    training.fit(model, data, "model.keras", callbacks=callbacks, verbose=0)
+"""
+
+
+def test_what_cannot_be_done_is_refused_before_the_first_epoch(tmp_path):
+    path = os.pathsep.join(map(str, PROGRAM.parents[:2]))
+    codes, said = finish(subprocess.Popen(
+        [sys.executable, "-c", REFUSED], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ))  # fmt: skip
+    assert codes == [0], said
+    for size in (0, -8, 2.5, "8", None):
+        assert f"a batch_size from 1 that divides into 1 shares, received {size!r}." in said[0]
+    for file in ("model.ckpt", "none/model.keras"):
+        text = f"expected a .keras file in a folder that is there, received {file}."
+        assert said[0].count(text) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["model.keras"]
+
+
 def test_on_another_backend_it_says_so():
     from recsys_helpers.scale import training
 

@@ -181,6 +181,9 @@ def test_a_history_and_a_profile_say_the_same_as_the_user(version, samples):
     ids = dataset.items["original_id"].loc[history].tolist()
     profile = {name: list(row[name]) if name == "likes" else row[name] for name in FIELDS}
     profile = {name: value for name, value in profile.items() if value is not None}
+    tuples = profile | {"likes": row["likes"]}  # as the dataset has them
+    one, other = (version.read(Query(profile=p))["profile"] for p in (profile, tuples))
+    assert one["likes"].any() and one["likes"].tolist() == other["likes"].tolist()
     told = version.recommend(Query(history=ids, profile=profile))
     known = version.recommend(Query(user_id=row["original_id"]))
     np.testing.assert_array_equal(told.rows, known.rows)
@@ -247,6 +250,12 @@ def test_nobody_gets_what_is_popular(version, samples):
         assert (answer.source, answer.search) == ("popularity", "none")
         np.testing.assert_array_equal(answer.rows, expected)
         np.testing.assert_array_equal(answer.scores, counts[expected])
+    for nothing in ({"age": 999}, {"gender": []}, {"likes": []}, {"gender": "?", "age": 999}):
+        told = version.recommend(Query(profile=nothing))  # nothing that the tower could read
+        assert (told.source, told.rows.tolist()) == ("popularity", expected.tolist())
+        assert version.recommend(Query("u3", profile=nothing)).source == "history"
+        assert version.recommend(Query(history=[11], profile=nothing)).source == "history"
+    assert version.recommend(Query(profile={"age": 20, "gender": "?"})).source == "history"
     war = version.recommend(Query(filters={"genres": ["War"]}))
     assert all("War" in version.items["genres"][row] for row in war.rows) and len(war.rows)
 
@@ -353,6 +362,9 @@ def test_what_cannot_be_meant_is_refused(version, samples, model):
         (Query(profile={"gender": ["F", "M"]}), "gender takes 1 values at most"),
         (Query(k=0), "k must be 1 or more items, received 0"),
         (Query(k=-1), "received -1"),
+        (Query(k=2.5), "k must be 1 or more items, received 2.5"),
+        (Query(filters={"genres": "War"}), r"filters\['genres'\] must be a list of val.* 'War'"),
+        (Query(filters={"year": 1993}), r"filters\['year'\] must be a list of values, rec.* 1993"),
         (Query(exclude="12"), "exclude must be a list of item ids, received '12'"),
         (Query(history="12"), "history must be a list"),
         (Query(allow=7), "allow must be a list of item ids, received 7"),
@@ -366,9 +378,32 @@ def test_what_cannot_be_meant_is_refused(version, samples, model):
         with pytest.raises(ValueError, match="ExactIndex of the ids 1 to 300, in this order, rec"):
             make_version(model, samples, index)
     whole = ExactIndex("cosine").build(model.item_vectors(), np.arange(1, ITEMS + 1))
-    for fields in (["popularity"], ["title"], ["nope"], "genres"):
-        with pytest.raises(ValueError, match=r"fields must be of \['genres', .* received"):
+    for fields in (["popularity"], ["title"], ["nope"], "genres", ["year", "year"]):
+        with pytest.raises(ValueError, match=r"fields must be of \['genres', .* once, received"):
             make_version(model, samples, whole, fields=fields)
+
+
+@pytest.mark.parametrize(
+    ("ids", "received"),
+    [([1, 0], "int64 from 0 to 1"), ([ITEMS + 1, 3], "int64 from 3 to 301"),
+     ([-1, 2], "int64 from -1 to 2"), ([1.0, 2.5], "float64 from 1.0 to 2.5")],
+)  # fmt: skip
+def test_only_items_there_are_can_be_known(samples, model, ids, received):
+    index = ExactIndex("cosine").build(model.item_vectors(), np.arange(1, ITEMS + 1))
+    known = pd.DataFrame({"user_id": [1, 1], "item_id": ids})
+    with pytest.raises(ValueError, match=f"known: item ids .* from 1 to 300, received {received}"):
+        make_version(model, samples, index, known=known)
+    nobody = make_version(model, samples, index, known=known.iloc[:0].astype(int))
+    assert not nobody.popularity.any()
+
+
+@pytest.mark.parametrize("odd", [[1, "n/a"], [(1, "a"), (2, "b")]])
+def test_a_field_that_could_not_be_saved_is_no_field(samples, model, odd):
+    mixed = samples.split.dataset.items.assign(odd=pd.Series(odd, index=[1, 2], dtype=object))
+    split = replace(samples.split, dataset=replace(samples.split.dataset, items=mixed))
+    index = ExactIndex("cosine").build(model.item_vectors(), np.arange(1, ITEMS + 1))
+    with pytest.raises(ValueError, match="values of one kind each, received .*column odd.*astype"):
+        make_version(model, replace(samples, split=split), index, fields=["odd"])
 
 
 def test_an_index_of_another_training_is_refused(samples, model):
@@ -413,8 +448,30 @@ def test_versions_are_numbered_the_newest_wins_and_old_ones_go(version, tmp_path
     (tmp_path / "4").rename(tmp_path / "withdrawn")  # rollback
     assert load_newest(tmp_path, current=4).number == 3
     assert publish(version, tmp_path) == 5  # the number of what was withdrawn isn't used again
-    with pytest.raises(ValueError, match="keep must be at least 1"):
-        publish(version, tmp_path, keep=0)
+    for keep in (0, 2.5):
+        with pytest.raises(ValueError, match=f"keep must be at least 1, .* received {keep}"):
+            publish(version, tmp_path, keep=keep)
+    assert numbers(tmp_path)[0] == 5
+    (tmp_path / ".new-note.txt").write_text("somebody's own")
+    assert publish(version, tmp_path) == 6 and (tmp_path / ".new-note.txt").is_file()
+
+
+def test_what_is_said_about_a_version_is_checked_before_anything_is_written(version, tmp_path):
+    with pytest.raises(TypeError, match="JSON has no PosixPath"):
+        version.save(tmp_path / "new", note=tmp_path)
+    assert not (tmp_path / "new").exists()
+    version.save(tmp_path / "new", note=np.int64(3))
+    assert Version.load(tmp_path / "new").about["note"] == 3
+
+
+@pytest.mark.parametrize("file", ["user_tower", "known", "encoder", "items", "users", "version"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"x" * 40, b"PK\3\4 and no more"])
+def test_a_damaged_file_is_a_damaged_version_by_name(version, tmp_path, file, content):
+    version.save(tmp_path / "7")
+    (path,) = (tmp_path / "7").glob(f"{file}.*")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"/7 is damaged \(\w+: .*\). Restore it, or remove it"):
+        Version.load(tmp_path / "7")
 
 
 def test_a_version_is_the_same_after_a_journey(version, folder):
@@ -609,6 +666,17 @@ def test_a_bad_body_is_refused_with_a_reason(client, body):
     assert answer.json()["detail"] and all(reason["msg"] for reason in answer.json()["detail"])
 
 
+def test_a_body_without_its_header_is_told_which(client):
+    for sent in ("application/x-www-form-urlencoded", "text/plain"):  # the first is curl's
+        answer = client.post("/recommend", content=b'{"k": 2}', headers={"content-type": sent})
+        (reason,) = answer.json()["detail"]
+        assert answer.status_code == 422 and reason["loc"] == ["header", "content-type"]
+        assert reason["msg"].endswith(f"content-type: application/json, received {sent}")
+    (reason,) = client.post("/recommend", content=b'{"k": 2}').json()["detail"]
+    assert reason["msg"].endswith("received none")
+    assert client.post("/recommend").json()["detail"][0]["msg"] == "Field required"
+
+
 def test_whatever_is_sent_the_service_goes_on(client):
     draw = random.Random(1)
     values = [None, True, 0, -1, 2**70, 1.5, 1e308, "", "u1", "\ud800", "é" * 300, [], {}, [[]]]
@@ -695,9 +763,11 @@ def test_metrics_count_what_was_asked_and_shown(client):
 def test_without_a_version_it_does_not_start(service, tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match="has no complete version"):
         service.create_app(tmp_path)
-    with pytest.raises(SystemExit):
-        service.main([str(tmp_path)])
-    assert "Publish one with" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path, tmp_path / "file", tmp_path / "missing"):
+        with pytest.raises(SystemExit):
+            service.main([str(folder)])
+        assert f"{folder} has no complete version" in capsys.readouterr().err
 
 
 def test_it_is_reached_from_this_machine_only_unless_told_otherwise(service, folder, monkeypatch):

@@ -68,7 +68,7 @@ class MilvusIndex:
             The index.
 
         Raises:
-            ValueError: on shapes that don't fit, NaN, infinity, repeated ids.
+            ValueError: on shapes that don't fit, NaN, infinity, repeated ids, other fields.
         """
         with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused below
             vectors = np.asarray(vectors).astype(np.float32)
@@ -83,6 +83,14 @@ class MilvusIndex:
             raise ValueError(f"expected distinct integers as ids, received {ids.dtype} {ids}.")
         if not np.isfinite(vectors).all():
             raise ValueError("the vectors have entries that are NaN or infinite as float32.")
+        for name, values in fields.items():
+            array = np.asarray(values)
+            text = array.dtype.kind == "U" or all(isinstance(value, str) for value in array)
+            if name in ("id", "vector") or not (array.dtype.kind in "iu" or text):
+                raise ValueError(
+                    f"expected fields of integers or texts, not named id or vector, received "
+                    f"{name!r}: {array.dtype} {array!s:.40}."
+                )
         before, new = self._collection(), f"{self.name}_{secrets.token_hex(4)}"
         try:
             self._create(new, vectors.shape[1], fields)
@@ -135,14 +143,17 @@ class MilvusIndex:
         queries = np.atleast_2d(queries)
         exclude = excluded_by_row([exclude] if one else exclude, len(queries))
         exclude = [set(ids) for ids in exclude]
-        wanted = k + max(map(len, exclude), default=0)
-        if not 1 <= k <= wanted <= MOST:
+        longest = max(map(len, exclude), default=0)
+        if not isinstance(k, int | np.integer) or not 1 <= k <= MOST - longest:
             raise ValueError(
-                f"k with the longest exclusion must be from 1 to {MOST:,}, received {wanted:,}."
+                f"k must be an integer from 1 to {MOST:,} less the longest exclusion, {longest:,}, "
+                f"received {k!r}."
             )
+        if not len(queries):  # which the engine doesn't take
+            return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
         try:
             found = self.client.search(
-                self.name, list(queries), filter=where, limit=wanted,
+                self.name, list(queries), filter=where, limit=int(k) + longest,
                 search_params={"params": self.search_params},
             )  # fmt: skip
         except self.error:  # looked into only then: each question to the engine takes its time

@@ -7,6 +7,8 @@ import secrets
 import shutil
 from pathlib import Path
 
+READ = dict.fromkeys(("user_id", "item_id"), "whole numbers below 2**53 or text")
+READ["timestamp"] = "numbers or times"
 ORDER = "timestamp, file, position"  # events of the same time keep the order of the source
 
 
@@ -23,8 +25,8 @@ def leave_last_out(
     `original_id` of each number. The folder appears when all of it is there.
 
     Args:
-        source: `*.parquet` with `user_id`, `item_id` and `timestamp`, one row an event; of the
-            events of a user with the same item the first counts.
+        source: `*.parquet` with `user_id`, `item_id` and `timestamp`, in one unit, one row an
+            event; of the events of a user with the same item the first counts.
         destination: a folder that doesn't exist yet.
         min_item_interactions: items with fewer are dropped, and users with fewer than three, until
             nothing changes.
@@ -36,7 +38,9 @@ def leave_last_out(
 
     Raises:
         FileExistsError: if `destination` is there.
-        ValueError: if a user, an item or a time is missing, or nothing is left.
+        FileNotFoundError: if there are no files.
+        ValueError: if a column, a user, an item or a time is missing or can't be one, or nothing is
+            left.
     """
     import duckdb
 
@@ -48,9 +52,15 @@ def leave_last_out(
     try:
         with duckdb.connect(str(unfinished / "work.duckdb")) as engine:
             if memory:
-                engine.execute(f"SET memory_limit = '{memory}'")
+                try:
+                    engine.execute(f"SET memory_limit = '{memory}'")
+                except duckdb.Error as error:
+                    raise ValueError(
+                        f'memory must be such as "2GB", received {memory!r}.'
+                    ) from error
             engine.execute("SET preserve_insertion_order = false")
-            counts = _split(engine, source, unfinished, min_item_interactions)
+            _read(engine, source)
+            counts = _split(engine, unfinished, min_item_interactions)
         for path in unfinished.glob("work.duckdb*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         os.rename(unfinished, destination)
@@ -59,18 +69,57 @@ def leave_last_out(
     return counts
 
 
-def _split(engine, source: Path, folder: Path, min_item_interactions: int) -> dict[str, int]:
-    files = str(source / "*.parquet").replace("'", "''")
+def _read(engine, source: Path) -> None:
+    """Make the table `events`, of what a Dataset would take, too."""
+    files = sorted(map(str, source.glob("*.parquet")))
+    if not files:
+        raise FileNotFoundError(f"expected *.parquet files in {source}, found none.")
+    # By name, each column in a type that holds what any file has: else 1.4 may be rounded to 1.
+    described = engine.execute(
+        "DESCRIBE SELECT * FROM read_parquet(?, union_by_name = true)", [files]
+    ).fetchall()
+    kinds = {name.lower(): kind for name, kind, *_ in described}
+    if not READ.keys() <= kinds.keys() or "file_row_number" in kinds:
+        raise ValueError(
+            f"expected the columns user_id, item_id and timestamp in {source}, and none named "
+            f"file_row_number, received {', '.join(kinds)}. Rename them."
+        )
     engine.execute(
-        f"""CREATE TABLE events AS
-            SELECT user_id, item_id, timestamp, filename AS file, file_row_number AS position
-            FROM read_parquet('{files}', filename = true, file_row_number = true)"""
+        """CREATE TABLE events AS
+           SELECT user_id, item_id, timestamp, _part AS file, file_row_number AS position
+           FROM read_parquet(?, union_by_name = true, filename = '_part',
+                             file_row_number = true)""",
+        [files],
     )
     missing = engine.execute(
         "SELECT count(*) FROM events WHERE user_id IS NULL OR item_id IS NULL OR timestamp IS NULL"
     ).fetchone()[0]
     if missing:
         raise ValueError(f"{missing} events have no user_id, item_id or timestamp.")
+    for name in READ:
+        odd = _odd(name, kinds[name])
+        found = engine.execute(
+            f"SELECT {name} FROM events WHERE {odd} ORDER BY file, position LIMIT 1"
+        ).fetchone()
+        if found:
+            raise ValueError(
+                f"{name} must hold {READ[name]}, received {found[0]!r} ({kinds[name]}). Convert it."
+            )
+
+
+def _odd(name: str, kind: str) -> str:
+    """The condition of a value that a Dataset would refuse, in a column of the engine's `kind`."""
+    if kind.endswith(("INT", "INTEGER")):
+        return "false"
+    if kind in ("FLOAT", "DOUBLE"):  # whose NaN is neither missing nor equal to anything
+        fraction = f" OR {name} % 1 != 0 OR abs({name}) >= 2 ** 53" * (name != "timestamp")
+        return f"NOT isfinite({name})" + fraction
+    if name == "timestamp":
+        return "false" if kind.startswith(("TIMESTAMP", "DATE")) else "true"
+    return f"{name} = ''" if kind == "VARCHAR" else "true"
+
+
+def _split(engine, folder: Path, min_item_interactions: int) -> dict[str, int]:
     engine.execute(
         f"""CREATE OR REPLACE TABLE events AS SELECT * FROM events
             QUALIFY row_number() OVER (PARTITION BY user_id, item_id ORDER BY {ORDER}) = 1"""
@@ -80,7 +129,7 @@ def _split(engine, source: Path, folder: Path, min_item_interactions: int) -> di
         for who, least in (("item_id", min_item_interactions), ("user_id", 3)):
             engine.execute(
                 f"""DELETE FROM events WHERE {who} IN
-                    (SELECT {who} FROM events GROUP BY {who} HAVING count(*) < {int(least)})"""
+                    (SELECT {who} FROM events GROUP BY {who} HAVING count(*) < {least})"""
             )
     if not left:
         raise ValueError(

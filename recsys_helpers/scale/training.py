@@ -128,9 +128,10 @@ class GlobalBatches(keras.utils.PyDataset):
         _jax()
         self.x, self.y, _ = checked_arrays(x, y, None, num_items)
         shares, mine = _shares_of_a_batch()
-        if batch_size % shares:
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1 or batch_size % shares:
             raise ValueError(
-                f"expected a batch_size that divides into {shares} shares, received {batch_size}."
+                f"expected a batch_size from 1 that divides into {shares} shares, received "
+                f"{batch_size!r}."
             )
         self.mine = slice(mine[0] * batch_size // shares, mine[1] * batch_size // shares)
         self.batch_size, self.seed, self.epoch = batch_size, seed, epoch
@@ -193,11 +194,13 @@ def fit(model, batches: GlobalBatches, checkpoint: str | os.PathLike = "", **kwa
         **kwargs: of `keras.Model.fit`.
 
     Raises:
+        ValueError: if no checkpoint can be written there.
         RuntimeError: when another process has ended. There is no going on without it: start all of
             them again, with the model loaded from the checkpoint.
     """
-    callbacks = [*kwargs.pop("callbacks", [])]
+    callbacks = keras.tree.flatten(kwargs.pop("callbacks", None) or [])
     if checkpoint:
+        _check_file(Path(checkpoint))
         callbacks.append(keras.callbacks.LambdaCallback(
             on_epoch_end=lambda epoch, logs: save(model, checkpoint)))  # fmt: skip
     try:
@@ -218,8 +221,12 @@ def save(model, path: str | os.PathLike) -> None:
     All processes must call it. The file is an ordinary `.keras` file, optimizer included, and loads
     with or without devices to share it. Process 0 needs memory for all of it, and every other for
     its largest table, which is gathered there, too, and let go.
+
+    Raises:
+        ValueError: if it isn't a `.keras` file in a folder that is there.
     """
-    jax = _jax()
+    jax, path = _jax(), Path(path)
+    _check_file(path)
     everything = _everything(model)
     if jax.process_index():
         for weight in everything:
@@ -234,7 +241,6 @@ def save(model, path: str | os.PathLike) -> None:
                 plain.compile_from_config(model.get_compile_config())
             for variable, weight in zip(_everything(plain), everything, strict=True):
                 variable.assign(_gathered(weight))
-            path = Path(path)
             unfinished = path.with_name(f"{path.stem}-{secrets.token_hex(4)}.keras")
             try:
                 plain.save(unfinished)
@@ -244,6 +250,11 @@ def save(model, path: str | os.PathLike) -> None:
         finally:
             keras.distribution.set_distribution(distribution)
     agree(saved=1)  # nobody goes on, or ends, before the file is there
+
+
+def _check_file(path: Path) -> None:
+    if path.suffix != ".keras" or not (path.parent.is_dir() or _jax().process_index()):
+        raise ValueError(f"expected a .keras file in a folder that is there, received {path}.")
 
 
 def _shares_of_a_batch() -> tuple[int, tuple[int, int]]:
