@@ -50,7 +50,8 @@ def averaging(steps):
 
     As long as the learning rate does not go to nothing the weights jump about; their average lies
     in the middle. A relative of the equal average over all steps of Polyak and Juditsky (1992).
-    `fit` puts it into the model at its end; until then see `averaged_weights`.
+    `fit` puts it into the model at its end; until then see `averaged_weights`. (On JAX a second
+    `fit` fails then, as of Keras 3.15: the model and the optimizer share the average.)
 
     Args:
         steps: of the optimizer, that the average remembers: the last has 1 / steps of the weight,
