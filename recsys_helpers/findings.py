@@ -40,7 +40,7 @@ def chosen(
         ValueError: on a single name, a model that is unknown, or a metric that wasn't recorded.
     """
     runs, scores = load_runs(folder, dataset), {}
-    _check_names("candidates", candidates, {*MODELS, *(run["model"] for run in runs)})
+    _check_names("candidates", candidates, {**MODELS, **{run["model"]: 0 for run in runs}})
     for run in runs:
         if run["model"] in candidates and (found := run["validation_metrics"]):
             _check_names("metric", [metric], found)
