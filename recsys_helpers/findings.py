@@ -77,7 +77,7 @@ def recorded_differences(
     for what, names in (("models", models), ("others", others)):
         _check_names(what, names, MODELS)
     for what, names in (("metrics", metrics), ("datasets", datasets)):
-        _check_names(what, names, names)
+        _check_names(what, names)
     rows, verdicts = [], {}
     for dataset in datasets:
         seeds = {}
@@ -112,10 +112,10 @@ def recorded_differences(
     return show_table(pd.DataFrame(rows), caption), said
 
 
-def _check_names(what: str, names, known) -> None:
+def _check_names(what: str, names, known=None) -> None:
     if isinstance(names, str):  # each of its letters would be taken for a name
         raise ValueError(f"{what} must be several names, such as ({names!r},), received {names!r}.")
-    if unknown := [name for name in names if name not in known]:
+    if unknown := [name for name in names if known is not None and name not in known]:
         raise ValueError(f"{what} must be of {', '.join(known)}, received {unknown}.")
 
 

@@ -76,11 +76,9 @@ def pack(values: np.ndarray) -> dict:
     return {"dtype": dtype, "shape": list(values.shape), "deflated": content}
 
 
-def unpack(packed: dict | str | None) -> np.ndarray | None:
+def unpack(packed: dict | None) -> np.ndarray | None:
     """The array that `pack` was given, int64."""
     if packed is None:
         return None
-    if isinstance(packed, str):  # ranks, as they were recorded first
-        packed = {"dtype": "<i4", "shape": -1, "deflated": packed}
     content = zlib.decompress(base64.b64decode(packed["deflated"]))
     return np.frombuffer(content, packed["dtype"]).reshape(packed["shape"]).astype(np.int64)
