@@ -246,14 +246,28 @@ def numbers(
     return values
 
 
+def _listed(text: str):
+    """What a Python list, tuple or set that `text` writes down holds; None of other text."""
+    # Of numpy's ['a' 'b'] Python would make one text.
+    if _in_brackets(text) and not re.search(r"""['"]\s+['"]""", text):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError):
+            parts = ast.literal_eval(text)
+            return parts if isinstance(parts, LISTS) else None
+
+
+def _in_brackets(text: str) -> bool:
+    return text[:1] + text[-1:] in ("[]", "()", "{}")
+
+
 def is_several(column: pd.Series) -> bool:
     """Whether the column holds lists, or text that is written like Python's lists."""
     known = column[column.notna()]
     if known.empty or pd.api.types.is_numeric_dtype(column.dtype):
         return False
     first = known.iloc[0]
-    if isinstance(first, str):
-        return first[:1] == "[" and all(str(v)[:1] + str(v)[-1:] == "[]" for v in known)
+    if isinstance(first, str):  # "(live)" and "{x: 1}" are text as any other
+        listed = first[:1] == "[" or _listed(first) is not None
+        return listed and all(_in_brackets(str(v)) for v in known)
     return isinstance(first, LISTS)
 
 
@@ -281,17 +295,20 @@ def several(column: pd.Series, separator: str | None, what: str, say: Callable) 
             )
 
     def split(value) -> tuple:
-        if isinstance(value, LISTS):
-            parts = sorted(value, key=str) if isinstance(value, SETS) else value
-        elif not isinstance(value, str):
-            parts = () if pd.isna(value) else (value,)
-        elif value[:1] + value[-1:] == "[]":
-            try:
-                parts = ast.literal_eval(value)
-            except (ValueError, SyntaxError) as error:
-                raise ValueError(f"{what} holds {value!r}, which is not a list.") from error
-        else:
+        parts = value
+        if isinstance(value, str) and (parts := _listed(value)) is None:
+            if separator is None or value[:1] + value[-1:] in ("[]", "{}"):
+                raise ValueError(f"{what} holds {value!r}, which is not a list.")
             parts = value.split(separator)
-        return tuple(text for part in parts if part is not None and (text := str(part).strip()))
+        elif not isinstance(parts, LISTS):
+            parts = () if pd.isna(parts) else (parts,)
+        if isinstance(parts, SETS):
+            parts = sorted(parts, key=str)
+        if inner := [part for part in parts if isinstance(part, (dict, *LISTS))]:
+            raise ValueError(
+                f"{what} holds {inner[0]!r} inside a list. Keep one text or number of each, such "
+                "as its name, or leave the column out."
+            )
+        return tuple(t for part in parts if not pd.isna(part) and (t := str(part).strip()))
 
     return [split(value) for value in column]
