@@ -76,9 +76,9 @@ class Dataset:
             items: one row per item, likewise.
             name: what the dataset is called in tables and messages.
             columns: our name -> yours, for columns with names of their own, such as
-                `{"user_id": "customer", "timestamp": "bought_at", "title": "name"}`. Of ids and
-                times the usual other names (userId, user, movieId, ts, date, ...) are found if
-                there is one candidate, and it is said which.
+                `{"user_id": "customer", "timestamp": "bought_at", "title": "name"}`. The usual
+                other names (userId, user, movieId, ts, date, Title, genre, ...) are found if there
+                is one candidate, and it is said which.
             repeats: of the events of a user with the same item, keep the "first" or the "last"
                 one, call them an "error", or "keep" all, for domains where people come back.
             min_user_interactions: users with fewer are left out; three is one each to train,

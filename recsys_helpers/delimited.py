@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-TEXT = ("title", "movie_title", "zip_code")  # even where all of them look like numbers
+TEXT = ("title", "movietitle", "zipcode")  # even where all of them look like numbers
 
 # What files raise that are none, damaged, encrypted, or in an encoding that isn't the one named.
 UNREADABLE = (pa.ArrowException, OSError, EOFError, RuntimeError, LookupError, UnicodeError)
@@ -171,6 +171,11 @@ def _is_id(name: str) -> bool:
     return name.partition(":")[0] in ("user_id", "item_id")
 
 
+def plain_name(name: str) -> str:
+    """A column's name in small letters and without signs."""
+    return re.sub(r"\W|_", "", name.lower())
+
+
 def _typed(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     """A column of text as numbers, if every value of it is one."""
     if pa.types.is_dictionary(column.type):
@@ -182,7 +187,7 @@ def _typed(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
             return pa.chunked_array([column])
         indices = pa.array(codes.astype(np.int32)).take(column.indices)
         return pa.chunked_array([pa.DictionaryArray.from_arrays(indices, pa.array(ids))])
-    if name.partition(":")[0] in TEXT or column.null_count == len(column):
+    if plain_name(name.partition(":")[0]) in TEXT or column.null_count == len(column):
         return column
     if pc.any(pc.match_substring_regex(column, r"^[-+]?0\d")).as_py():  # 007 is not 7
         return column

@@ -46,16 +46,20 @@ def side_table(
     what = table.attrs.get("source", "users" if key == "user_id" else "items")
     if table.empty:
         raise ValueError(f"{what} is empty, of shape {table.shape}. Leave it out or fill it.")
-    theirs = find_columns(list(table), [key], columns, what, side=True, say=say).get(key)
-    if theirs is None:
+    not_here = ITEM_FEATURES if key == "user_id" else USER_FEATURES
+    not_here = [ours for ours in not_here if other is not None and columns.get(ours) in other]
+    columns = {ours: name for ours, name in columns.items() if ours not in not_here}
+    wanted = (key, *USER_FEATURES, *ITEM_FEATURES)
+    found = find_columns(list(table), wanted, columns, what, side=True, say=say)
+    if key not in found:
         raise ValueError(
             f"{what} needs the column {key}, received {list(table)}. Name it, for example "
             f"columns={{{key!r}: {table.columns[0]!r}}}."
         )
-    not_here = ITEM_FEATURES if key == "user_id" else USER_FEATURES
-    not_here = [ours for ours in not_here if other is not None and columns.get(ours) in other]
-    renamed = {name: ours for ours, name in columns.items() if ours not in (*ROLES, *not_here)}
-    table = table.rename(columns=renamed | {theirs: key})
+    renamed = {name: ours for ours, name in columns.items() if ours not in ROLES}
+    renamed |= {name: ours for ours, name in found.items()}
+    table = table.rename(columns=renamed)
+    separators = {renamed.get(name, name): mark for name, mark in separators.items()}
     if table.columns.has_duplicates or "original_id" in table:
         raise ValueError(
             f"{what} has the columns {list(table)}: each name may occur once, and original_id is a "

@@ -6,7 +6,6 @@ What the columns mean is decided later, see `Dataset.from_tables`; how delimited
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -15,17 +14,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
 
-from recsys_helpers.delimited import read_delimited, to_pandas
+from recsys_helpers.delimited import plain_name, read_delimited, to_pandas
 
 ROLES = ("user_id", "item_id", "timestamp", "position", "rating")
-# Other names of the columns we need, in small letters and without signs.
+# Other names of the columns we know, in small letters and without signs.
 ALIASES = {
     "user_id": "userid user uid customerid customer visitorid memberid reviewerid".split(),
     "item_id": "itemid item iid movieid movie productid product sku asin trackid songid "
     "articleid bookid".split(),
     "timestamp": "timestamp ts time unixtime date datetime eventtime createdat".split(),
-    "position": ["position"],
-    "rating": ["rating"],
+    "genres": ["genres", "genre"],
+    "zip_code": ["zipcode"],
 }
 GROUPLENS_FILES = ("u.data", "ratings.dat", "ratings.csv")
 DELIMITED = tuple(f".{kind}{packed}" for kind in ("csv", "tsv") for packed in ("", ".gz", ".zip"))
@@ -64,7 +63,7 @@ def find_columns(
 
     Args:
         names: of the table's columns.
-        wanted: names of ours, of `ALIASES`.
+        wanted: names of ours.
         columns: our name -> theirs, as the caller knows it; it need not be in a side table.
         what: the table's name for messages.
         side: a table of users or items, where the id may also be called `id`.
@@ -89,9 +88,8 @@ def find_columns(
             found[ours] = ours
         else:
             taken = {*columns.values(), *found.values()}
-            known = [*ALIASES[ours], *(["id"] if side else [])]
-            alike = [n for n in names if re.sub(r"\W|_", "", n.lower()) in known]
-            alike = [n for n in alike if n not in taken]
+            known = ALIASES.get(ours, [ours]) + ["id"] * (side and ours in ROLES)
+            alike = [n for n in names if plain_name(n) in known and n not in taken]
             if len(alike) > 1:
                 raise ValueError(
                     f"{what}: {ours} may be any of the columns {alike}. Say which, for example "

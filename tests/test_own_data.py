@@ -399,6 +399,22 @@ TABLES = {
         [log(), None, ITEMS.rename(columns={"title": "name", "item_id": "id"})],
         {"columns": {"title": "name"}},
         {"titles": ["a", "b", "c", "40"], "says": "item_id is read from the column 'id'"}),
+    "features in capitals": ([log(), people(Gender="F", AGE=7, **{"Zip Code": "01"}),
+        items(Year=2000, Genre="x|y", Tags="x|y").rename(columns={"title": " Title"})], {},
+        {"columns": "gender age zip_code title year genres Tags".split(), "ages": [7, 7, 7],
+         "titles": ["a", "b", "c", "40"], "years": [2000] * 4, "genres": ("x", "y"),
+         "says": "items: title is read from the column ' Title'"}),
+    "features by exact names before capitals": ([log(), people(Age="x", age=7, ID=8), ITEMS], {},
+        {"columns": ["age", "Age", "ID", "title"], "ages": [7, 7, 7]}),
+    "features by a mapping before capitals": ([log(), None, items(Genres="x", kind="y")],
+        {"columns": {"genres": "kind"}},
+        {"columns": ["title", "genres", "Genres"], "genres": ("y",)}),
+    "two features in capitals": ([log(), None, items(Genres="x", Genre="y")], {},
+        r"genres may be any of the columns \['Genres', 'Genre'\]"),
+    "a separator by a feature's own name": ([log(), None, items(Genre="x/y")],
+        {"separators": {"Genre": "/"}}, {"genres": ("x", "y")}),
+    "a separator by a name of a mapping": ([log(), None, items(kind="x/y")],
+        {"columns": {"genres": "kind"}, "separators": {"kind": "/"}}, {"genres": ("x", "y")}),
     "one name in two tables": (
         [log(), people(name=["p", "q", "r"], title="Dr"), ITEMS.rename(columns={"title": "name"})],
         {"columns": {"title": "name"}},
@@ -693,6 +709,10 @@ FILES = {
     "titles that look like numbers": (
         csv() | {"items.csv": "item_id,title\n10,1.50\n20,7\n"}, "", {},
         {"titles": ["1.50", "7", "30", "40"]}),
+    "titles in capitals, and codes, that look like numbers": (
+        csv() | {"items.csv": "item_id,TITLE\n10,1.50\n20,7\n",
+                 "users.csv": "user_id,Zip Code\n1,7\n2,\n"}, "", {},
+        {"titles": ["1.50", "7", "30", "40"], "zips": ["7", 0, 0]}),
     "a title that is written NA": (csv() | {"items.csv": "item_id,title\n10,NA\n20,007\n"}, "", {},
         {"titles": ["NA", "007", "30", "40"]}),
     "leading zeros of other columns than ids": (
