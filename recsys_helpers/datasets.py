@@ -301,7 +301,7 @@ def load_dataset(
             where quotes may enclose what stands between separators.
         data_folder: looked in before the other data folders.
         verbose: print every step.
-        encoding: of text files of the reader's own.
+        encoding: of text files; GroupLens's own may as well be in their latin-1.
         **options: see `Dataset.from_tables`.
 
     Returns:

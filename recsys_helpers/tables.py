@@ -131,7 +131,8 @@ def read_tables(
         main: GroupLens's `u.data`, `ratings.dat` or `ratings.csv`, a RecBole `.inter` file, or a
             table of any other name.
         columns: see `Dataset.from_tables`; other columns of interactions are not read.
-        encoding: of text in files of the reader's own.
+        encoding: of text; "utf-8" takes text beside `u.data` and `ratings.dat` that is none for
+            GroupLens's latin-1.
 
     Returns:
         Interactions, users and items (the last two or None), each with `attrs["source"]`, the
@@ -142,14 +143,14 @@ def read_tables(
     """
     separators = {}
     if main.suffix == ".inter":
-        tables, separators = _read_recbole(main)
+        tables, separators = _read_recbole(main, encoding)
     elif main.name == "u.data":
-        tables = _read_100k(main)
+        tables = _read_100k(main, encoding)
     elif main.name == "ratings.dat":
         tables = (
             read_delimited(main, "::", RATING_COLUMNS),
-            _beside(main, "users.dat", "::", USER_COLUMNS_1M, "latin-1"),
-            _beside(main, "movies.dat", "::", ["item_id", "title", "genres"], "latin-1"),
+            _beside(main, "users.dat", "::", USER_COLUMNS_1M, encoding),
+            _beside(main, "movies.dat", "::", ["item_id", "title", "genres"], encoding),
         )
     else:
         tables = _read_own(main, columns or {}, encoding)
@@ -162,32 +163,39 @@ def release_memory() -> None:
     pa.default_memory_pool().release_unused()
 
 
-def _beside(main: Path, name: str, *arguments) -> pd.DataFrame | None:
+def _beside(main: Path, name: str, separator: str, names, encoding) -> pd.DataFrame | None:
     path = main.with_name(name)
-    return read_delimited(path, *arguments) if path.is_file() else None
+    if not path.is_file():
+        return None
+    if encoding == "utf-8":
+        try:
+            path.read_text(encoding)
+        except UnicodeDecodeError:
+            encoding = "latin-1"
+    return read_delimited(path, separator, names, encoding)
 
 
-def _read_100k(main: Path) -> Tables:
-    genres = _beside(main, "u.genre", "|", ["genre", "code"], "latin-1")
+def _read_100k(main: Path, encoding: str) -> Tables:
+    genres = _beside(main, "u.genre", "|", ["genre", "code"], encoding)
     names = [] if genres is None else list(genres["genre"])
     about = ["item_id", "title", "release_date", "video_date", "url"]
     items = None
     if names:
-        items = _beside(main, "u.item", "|", about + names, "latin-1")
+        items = _beside(main, "u.item", "|", about + names, encoding)
     if items is not None:
         flags = items[names].to_numpy() == 1
         items["genres"] = [tuple(np.array(names, object)[row]) for row in flags]
         items = items[["item_id", "title", "genres"]]
-    users = _beside(main, "u.user", "|", USER_COLUMNS_100K, "latin-1")
+    users = _beside(main, "u.user", "|", USER_COLUMNS_100K, encoding)
     return read_delimited(main, "\t", RATING_COLUMNS), users, items
 
 
-def _read_recbole(main: Path) -> tuple[Tables, dict[str, str]]:
+def _read_recbole(main: Path, encoding: str) -> tuple[Tables, dict[str, str]]:
     """RecBole's atomic files; their headers say `name:type`, and sequences are set with blanks."""
     tables, separators = [], {}
     for suffix in (".inter", ".user", ".item"):
         path = main.with_suffix(suffix)
-        table = read_delimited(path, "\t") if path.is_file() else None
+        table = read_delimited(path, "\t", encoding=encoding) if path.is_file() else None
         if table is not None:
             typed = dict(name.partition(":")[::2] for name in table.columns)
             table.columns = list(typed)

@@ -108,6 +108,25 @@ def test_grouplens_formats_by_hand(tmp_path, name, capsys):
     assert dataset.users["original_id"].tolist() == [7, 9]
 
 
+@pytest.mark.parametrize(
+    ("name", "written", "named"),
+    [
+        ("ml-100k", "utf-8", "utf-8"),
+        ("ml-1m", "utf-8", "utf-8"),
+        ("ml-1m", "utf-8-sig", "utf-8"),
+        ("ml-100k", "cp850", "cp850"),
+        ("ml-1m", "cp850", "cp850"),
+    ],
+)
+def test_titles_in_another_encoding_than_grouplens_has(tmp_path, name, written, named):
+    files = FILES[name]()
+    beside = [file for file in files if file not in ("u.data", "ratings.dat")]
+    files |= {file: files[file].decode("latin-1").encode(written) for file in beside}
+    dataset = load_dataset(write(tmp_path / name, files), verbose=False, encoding=named)
+    assert dataset.items["original_id"].tolist() == [10, 20, 30, 40]
+    assert dataset.items["title"].iloc[0] == ITEMS[0][1]
+
+
 def test_demographics_keep_leading_zeros_and_codes(tmp_path):
     users = load_dataset(write(tmp_path / "a", files_100k()), verbose=False).users
     assert users["zip_code"].tolist() == ["01234", "T8H1N"]

@@ -733,6 +733,8 @@ FILES = {
         {"x.inter": RECBOLE,
          "x.item": "item_id:token\tcategories:token_seq\tprice:float\n10\tx y\t2\n"},
         "", {}, PLAIN | {"columns": ["categories", "price"]}),
+    "RecBole in cp1252": ({"x.inter": RECBOLE, "x.item": "item_id:token\ttitle:token\n10\té\n"
+        .encode("cp1252")}, "", {"encoding": "cp1252"}, {"titles": ["é", "20", "30", "40"]}),
     "RecBole, two of them": ({"x.inter": RECBOLE, "y.inter": RECBOLE}, "", {}, "expected one of"),
     "RecBole, one of two": ({"x.inter": RECBOLE, "y.inter": RECBOLE}, "y.inter", {}, PLAIN),
     "no interactions": ({"notes.txt": "x"}, "", {}, r"expected one of interactions.*'notes\.txt'"),
