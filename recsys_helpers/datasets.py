@@ -323,7 +323,7 @@ def load_dataset(
     main, name, from_1m = fetch.locate(wanted, folders, verbose)
     say = fetch.sayer(name, verbose)
     (interactions, users, items), separators = tables.read_tables(
-        main, options.get("columns"), encoding
+        main, options.get("columns"), encoding, say
     )
     files = []
     for table in (interactions, users, items):

@@ -6,6 +6,7 @@ What the columns mean is decided later, see `Dataset.from_tables`; how delimited
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -30,6 +31,8 @@ GROUPLENS_FILES = ("u.data", "ratings.dat", "ratings.csv")
 DELIMITED = tuple(f".{kind}{packed}" for kind in ("csv", "tsv") for packed in ("", ".gz", ".zip"))
 SUFFIXES = (".parquet", *DELIMITED)
 ANY_MAIN_FILE = f"interactions{{{','.join(SUFFIXES)}}}, one *.inter, {', '.join(GROUPLENS_FILES)}"
+# What looks as if it told of users and items, whether it is read or not.
+SIDE_FILE = re.compile(r"(users?|items?|movies?|products?)\.|u\.(user|item)$", re.IGNORECASE)
 RATING_COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
 USER_COLUMNS_100K = ["user_id", "age", "gender", "occupation", "zip_code"]
 USER_COLUMNS_1M = ["user_id", "gender", "age", "occupation", "zip_code"]
@@ -123,7 +126,10 @@ def _is_parquet_folder(path: Path) -> bool:
 
 
 def read_tables(
-    main: Path, columns: dict[str, str] | None = None, encoding: str = "utf-8"
+    main: Path,
+    columns: dict[str, str] | None = None,
+    encoding: str = "utf-8",
+    say: Callable = lambda text: None,
 ) -> tuple[Tables, dict[str, str]]:
     """Read the interactions in `main`, and the users and items that lie beside them.
 
@@ -133,6 +139,7 @@ def read_tables(
         columns: see `Dataset.from_tables`; other columns of interactions are not read.
         encoding: of text; "utf-8" takes text beside `u.data` and `ratings.dat` that is none for
             GroupLens's latin-1.
+        say: prints what isn't read.
 
     Returns:
         Interactions, users and items (the last two or None), each with `attrs["source"]`, the
@@ -144,17 +151,25 @@ def read_tables(
     separators = {}
     if main.suffix == ".inter":
         tables, separators = _read_recbole(main, encoding)
+        beside = f"{main.stem}.user and {main.stem}.item"
     elif main.name == "u.data":
-        tables = _read_100k(main, encoding)
+        tables = _read_100k(main, encoding, say)
+        beside = "u.user and u.item"
     elif main.name == "ratings.dat":
         tables = (
             read_delimited(main, "::", RATING_COLUMNS),
             _beside(main, "users.dat", "::", USER_COLUMNS_1M, encoding),
             _beside(main, "movies.dat", "::", ["item_id", "title", "genres"], encoding),
         )
+        beside = "users.dat and movies.dat"
     else:
         tables = _read_own(main, columns or {}, encoding)
+        beside = f"users and items with the first ending there is of {', '.join(SUFFIXES)}"
     release_memory()
+    known = {table.attrs["source"].lower() for table in tables if table is not None}
+    for path in sorted(main.parent.glob("*")):
+        if SIDE_FILE.match(path.name) and str(path).lower() not in known:
+            say(f"{path.name} isn't read, only {beside} are")
     return tables, separators
 
 
@@ -175,17 +190,22 @@ def _beside(main: Path, name: str, separator: str, names, encoding) -> pd.DataFr
     return read_delimited(path, separator, names, encoding)
 
 
-def _read_100k(main: Path, encoding: str) -> Tables:
+def _read_100k(main: Path, encoding: str, say: Callable) -> Tables:
     genres = _beside(main, "u.genre", "|", ["genre", "code"], encoding)
-    names = [] if genres is None else list(genres["genre"])
     about = ["item_id", "title", "release_date", "video_date", "url"]
-    items = None
-    if names:
+    items, kept = None, ["item_id", "title"]
+    if (path := main.with_name("u.item")).is_file():
+        with path.open("rb") as file:
+            flags = range(len(about), file.readline().count(b"|") + 1)
+        names = [f"flag {i}" for i in flags] if genres is None else list(genres["genre"])
         items = _beside(main, "u.item", "|", about + names, encoding)
-    if items is not None:
-        flags = items[names].to_numpy() == 1
-        items["genres"] = [tuple(np.array(names, object)[row]) for row in flags]
-        items = items[["item_id", "title", "genres"]]
+        if genres is None:
+            say("u.item is read without genres: their names are in u.genre, which isn't there")
+        else:
+            flags = items[names].to_numpy() == 1
+            items["genres"] = [tuple(np.array(names, object)[row]) for row in flags]
+            kept.append("genres")
+        items = items[kept]
     users = _beside(main, "u.user", "|", USER_COLUMNS_100K, encoding)
     return read_delimited(main, "\t", RATING_COLUMNS), users, items
 

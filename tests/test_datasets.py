@@ -79,7 +79,9 @@ def write(folder, files):
 @pytest.mark.parametrize("name", FILES)
 def test_grouplens_formats_by_hand(tmp_path, name, capsys):
     dataset = load_dataset(write(tmp_path / name, FILES[name]()))
-    assert "is read from the column" not in capsys.readouterr().out  # nothing is guessed
+    printed = capsys.readouterr().out
+    assert "is read from the column" not in printed  # nothing is guessed
+    assert "isn't read" not in printed
 
     assert dataset.name == name
     assert (dataset.num_users, dataset.num_items) == (2, 4)  # item 50 was never rated
@@ -137,11 +139,13 @@ def test_demographics_keep_leading_zeros_and_codes(tmp_path):
     assert users["occupation"].tolist() == [3, 3] and users["gender"].tolist() == ["M", "F"]
 
 
-def test_side_files_of_movielens_may_be_absent(tmp_path):
+def test_side_files_of_movielens_may_be_absent(tmp_path, capsys):
     files = files_100k()
     del files["u.genre"]  # without it the flags of u.item have no names
-    dataset = load_dataset(write(tmp_path / "a", files), verbose=False)
-    assert dataset.items.columns.tolist() == ["original_id"]
+    dataset = load_dataset(write(tmp_path / "a", files))
+    assert "u.item is read without genres" in capsys.readouterr().out
+    assert dataset.items.columns.tolist() == ["original_id", "title", "year"]
+    assert dataset.titles([1, 4]).tolist() == [ITEMS[0][1], ITEMS[3][1]]
     assert dataset.users["gender"].tolist() == ["M", "F"]
     files = files_csv()
     del files["movies.csv"]
