@@ -276,14 +276,15 @@ def several(column: pd.Series, separator: str | None, what: str, say: Callable) 
 
     Args:
         column: () where nothing stands.
-        separator: of text; None is "|", or the one of "," and ";" that occurs where "|" doesn't.
+        separator: of text; None is "|", or the one of ",;，；、" that occurs where "|" doesn't.
         what: the column's name for messages.
         say: prints a line.
     """
     texts = [v for v in column if isinstance(v, str)]
     if separator is None and texts and not is_several(column):
-        others = [s for s in ",;" if any(s in text for text in texts)]
-        if any("|" in text for text in texts) or not others:
+        marks = [mark for mark in "|,;，；、/" if any(mark in text for text in texts)]
+        others = [mark for mark in marks if mark not in "|/"]  # "Sci-Fi/Fantasy" may be one
+        if "|" in marks or not others:
             separator = "|"
         elif len(others) == 1:
             separator = others[0]
@@ -293,6 +294,8 @@ def several(column: pd.Series, separator: str | None, what: str, say: Callable) 
                 f"{what} holds neither lists nor text separated by '|': {texts[0]!r}. Name the "
                 f"separator, for example separators={{{what.rsplit(': ')[-1]!r}: ','}}."
             )
+        if inside := [mark for mark in marks if mark != separator]:
+            say(f"{what}: not split at {' '.join(inside)} (separators= says otherwise)")
 
     def split(value) -> tuple:
         parts = value

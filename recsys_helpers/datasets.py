@@ -87,7 +87,7 @@ class Dataset:
                 nothing changes; both at k make a k-core.
             time_unit: "s", "ms", "us" or "ns", of times that are numbers; None goes by magnitude.
             separators: column -> separator of columns of several values. Lists need none;
-                `genres` are split at "|" (or at the "," or ";" that stands there instead).
+                `genres` are split at "|" (or at the one of ",;，；、" that stands there instead).
             odd_values: what is no number in `rating`, `year` or `age` ("n/a", "4,5", "25-34") is
                 an "error", or taken as "missing" and counted.
             verbose: print what was guessed and what was left out.
