@@ -49,7 +49,7 @@ def read_delimited(
     choose: Callable | None = None,
     keep_text: bool = False,
 ) -> pd.DataFrame:
-    """Read a delimited file, packed with gzip or zip or as it is, after any blank lines.
+    """Read a delimited file, packed with gzip or zip or as it is, after blank lines and `sep=;`.
 
     Args:
         path: of the file.
@@ -75,9 +75,14 @@ def read_delimited(
             )
         if names is None:
             text = start.decode(encoding, "replace").lstrip("\ufeff")
-            blank = re.match(r"(\s*\n)?", text)[0]
-            skipped = blank.count("\n")
-            first = text[len(blank) :].partition("\n")[0].strip("\r")
+            above = re.match(r'(?:\s*\n)?(?:"?sep=(.)"?\r?\n)?', text)  # sep= is Excel's
+            skipped, separator = above[0].count("\n"), separator or above[1]
+            first = text[above.end() :].partition("\n")[0].strip("\r")
+            if re.match(r"\s*({|\[\s*[{[])", text[above.end() :]):
+                raise ValueError(
+                    f"{path} is JSON: read it with pandas.read_json (lines=True if each line is a "
+                    "record), and pass the table to Dataset.from_tables."
+                )
             if odd := re.search(r"[\0-\x08\x0e-\x1f]", first):
                 raise csv.Error(f"its first line holds {odd[0]!r}")
             separator = separator or max(",\t;|", key=first.count)

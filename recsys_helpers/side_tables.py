@@ -53,8 +53,8 @@ def side_table(
     found = find_columns(list(table), wanted, columns, what, side=True, say=say)
     if key not in found:
         raise ValueError(
-            f"{what} needs the column {key}, received {list(table)}. Name it, for example "
-            f"columns={{{key!r}: {table.columns[0]!r}}}."
+            f"{what} needs the column {key}, received {list(table)} (a file's first line must "
+            f"name them). Name it, for example columns={{{key!r}: {table.columns[0]!r}}}."
         )
     renamed = {name: ours for ours, name in columns.items() if ours not in ROLES}
     renamed |= {name: ours for ours, name in found.items()}

@@ -77,7 +77,10 @@ def find_columns(
     """
     repeated = pd.Index(names).duplicated()
     if repeated.any():
-        raise ValueError(f"{what} has two columns {names[int(repeated.argmax())]!r}; rename one.")
+        raise ValueError(
+            f"{what} has two columns {names[int(repeated.argmax())]!r}; rename one (a file's first "
+            "line must name them)."
+        )
     found = {}
     for ours in wanted:
         theirs = columns.get(ours)

@@ -672,6 +672,27 @@ FILES = {
         "Expected 3 columns, got 4"),
     "no header": ({"interactions.csv": log().to_csv(index=False, header=False)}, "", {},
         "first line"),
+    "no header, and a value twice": ({"interactions.csv": "1,1,4.0,964982703\n1,3,4.0,964981247\n"},
+        "", {}, r"has two columns '1'; rename one \(a file's first line must name them"),
+    "items without a header": (csv() | {"items.csv": "10,a\n20,b\n"}, "", {},
+        r"items\.csv needs the column item_id, received \['10', 'a'\] \(a file's first line"),
+    "JSON, a list of records": ({"e.json": log().to_json(orient="records")}, "e.json", {},
+        r"e\.json is JSON: read it with pandas\.read_json"),
+    "JSON over several lines": ({"e.json": log().to_json(orient="records", indent=1)}, "e.json", {},
+        r"e\.json is JSON"),
+    "JSON, a record a line": (
+        {"interactions.csv": log().to_json(orient="records", lines=True)}, "", {},
+        r"interactions\.csv is JSON"),
+    "JSON, a list of rows": ({"e.json": log().to_json(orient="values")}, "e.json", {},
+        r"e\.json is JSON"),
+    "names in brackets": (
+        {"interactions.csv": CSV.replace("user_id,item_id", "[user_id],[item_id]")}, "", {}, PLAIN),
+    "Excel's line about separators": (
+        {"interactions.csv": b"\xef\xbb\xbfsep=;\r\n" + CSV.replace(",", ";").encode()}, "", {},
+        PLAIN),
+    "Excel's line, another separator in the header": (
+        {"interactions.csv": '\n"sep=|"\n' + CSV.replace(",", "|").replace("item", ",item,,")}, "",
+        {"columns": {"item_id": ",item,,_id"}}, PLAIN),
     "one usual name among others": ({"interactions.csv":
         "customer,article,bought_at,channel\n1,2,3,web\n"}, "", {},
         r"received \['customer', 'article', 'bought_at', 'channel'\]"),
