@@ -30,9 +30,9 @@ UNREADABLE += (zipfile.BadZipFile, zlib.error)
 
 
 def _open(path: Path):
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         return gzip.open(path)
-    if path.suffix == ".zip":
+    if path.suffix.lower() == ".zip":
         archive = zipfile.ZipFile(path)
         files = [f for f in archive.namelist() if not f.endswith("/") and "__MACOSX" not in f]
         if len(files) != 1:

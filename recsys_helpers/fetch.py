@@ -60,7 +60,7 @@ MEMBERS = {"u.data", "u.item", "u.user", "u.genre", "ratings.dat", "movies.dat",
 MEMBERS |= {"ratings.csv", "movies.csv", "README", "README.txt"}
 MEMBERS |= {"ml-100k.inter", "ml-100k.item", "ml-100k.user"}
 # Not part of a dataset's name: of events.2024.csv.gz that is events.2024.
-FILE_SUFFIX = r"(\.(parquet|csv|tsv|txt|inter|data|dat))?(\.(gz|zip))?$"
+FILE_SUFFIX = r"(\.(parquet|pq|csv|tsv|txt|inter|data|dat))?(\.(gz|zip))?$"
 
 
 def data_folders(first: str | os.PathLike | None = None) -> dict[str, Path]:

@@ -30,6 +30,7 @@ ALIASES = {
 GROUPLENS_FILES = ("u.data", "ratings.dat", "ratings.csv")
 DELIMITED = tuple(f".{kind}{packed}" for kind in ("csv", "tsv") for packed in ("", ".gz", ".zip"))
 SUFFIXES = (".parquet", *DELIMITED)
+PARQUET = (".parquet", ".pq")
 ANY_MAIN_FILE = f"interactions{{{','.join(SUFFIXES)}}}, one *.inter, {', '.join(GROUPLENS_FILES)}"
 # What looks as if it told of users and items, whether it is read or not.
 SIDE_FILE = re.compile(r"(users?|items?|movies?|products?)\.|u\.(user|item)$", re.IGNORECASE)
@@ -125,7 +126,7 @@ def main_file(path: Path) -> Path | None:
 
 
 def _is_parquet_folder(path: Path) -> bool:
-    return path.suffix == ".parquet" or any(path.glob("part-*.parquet"))
+    return path.suffix.lower() in PARQUET or any(path.glob("part-*.parquet"))
 
 
 def read_tables(
@@ -263,7 +264,7 @@ def read_table(path: Path, columns, encoding: str, wanted, side: bool = False) -
         lacking = len(ids) < 2 or not {"timestamp", "position"} & set(found)  # then all is listed
         return (names if side or lacking else list(found.values())), ids
 
-    if path.suffix != ".parquet" and not path.is_dir():
+    if path.suffix.lower() not in PARQUET and not path.is_dir():
         return read_delimited(path, encoding=encoding, choose=choose, keep_text=not side)
     try:
         data = pa.dataset.dataset(path, format="parquet", partitioning="hive")

@@ -654,6 +654,10 @@ FILES = {
         {f"interactions.parquet/part-{i}.parquet": parquet(log()[i:][:6]) for i in (0, 6)},
         "", {}, PLAIN),
     "parts by path": ({"x/part-0.parquet": parquet(log()), "x/_SUCCESS": b""}, "x", {}, PLAIN),
+    "parquet in capitals": ({"E.PARQUET": parquet(log())}, "E.PARQUET", {}, PLAIN),
+    "parquet by its short suffix": ({"e.pq": parquet(log())}, "e.pq", {}, PLAIN),
+    "gzip in capitals": ({"E.CSV.GZ": gzip.compress(CSV.encode())}, "E.CSV.GZ", {}, PLAIN),
+    "zip in capitals": ({"E.ZIP": packed(a=CSV)}, "E.ZIP", {}, PLAIN),
     "no parquet": ({"interactions.parquet": b"oid sha256"}, "", {},
         r"interactions\.parquet is no Par"),
     "ids that are lists, in parquet": (
@@ -808,6 +812,7 @@ def test_files(kind, tmp_path, capsys):
         ("shop/may.2025.csv.gz", "may.2025"),
         ("shop/may.2026.TXT", "may.2026"),
         ("shop/may.2027", "may.2027"),
+        ("shop/may.2028.PQ", "may.2028"),
         ("v.2", "v.2"),
     ],
 )
@@ -817,6 +822,7 @@ def test_what_a_dataset_is_called(which, name, tmp_path, monkeypatch):
         (tmp_path / file).write_text(CSV)
     for file in ("may.2024.csv", "may.2026.TXT", "may.2027"):
         (tmp_path / "shop" / file).write_text(CSV)
+    (tmp_path / "shop" / "may.2028.PQ").write_bytes(parquet(log()))
     (tmp_path / "shop" / "may.2025.csv.gz").write_bytes(gzip.compress(CSV.encode()))
     assert load_dataset(tmp_path / which).name == name
     monkeypatch.setenv("HOME", str(tmp_path))
