@@ -301,7 +301,7 @@ def several(column: pd.Series, separator: str | None, what: str, say: Callable) 
         parts = value
         if isinstance(value, str) and (parts := _listed(value)) is None:
             if separator is None or value[:1] + value[-1:] in ("[]", "{}"):
-                raise ValueError(f"{what} holds {value!r}, which is not a list.")
+                raise ValueError(f"{what} holds {value!r}, which is not a list such as ['x', 'y'].")
             parts = value.split(separator)
         elif not isinstance(parts, LISTS):
             parts = () if pd.isna(parts) else (parts,)

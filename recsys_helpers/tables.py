@@ -168,12 +168,12 @@ def read_tables(
         beside = "users.dat and movies.dat"
     else:
         tables = _read_own(main, columns or {}, encoding)
-        beside = f"users and items with the first ending there is of {', '.join(SUFFIXES)}"
+        beside = f"files called so, with the first there is of {', '.join(SUFFIXES)}"
     release_memory()
     known = {table.attrs["source"].lower() for table in tables if table is not None}
     for path in sorted(main.parent.glob("*")):
         if SIDE_FILE.match(path.name) and str(path).lower() not in known:
-            say(f"{path.name} isn't read, only {beside} are")
+            say(f"{path.name} isn't read: users and items are read from {beside}")
     return tables, separators
 
 

@@ -739,7 +739,7 @@ FILES = {
     "items.parquet": (csv() | {"items.parquet": parquet(items(tags=[["x"], [], [], []]))}, "", {},
         {"titles": ["a", "b", "c", "40"], "tags": ("x",), "says": "items.parquet"}),
     **{f"{name}, which isn't read": (csv() | {name: "item_id,title\n10,a\n"}, "", {},
-        PLAIN | {"columns": [], "says": f"{name} isn't read, only users and items with the first"})
+        PLAIN | {"columns": [], "says": f"{name} isn't read: users and items are read from files"})
         for name in "items.json Items.csv item.csv items.csv.bz2 users.txt movies.dat u.item"
         .split()
     },
@@ -747,11 +747,11 @@ FILES = {
         csv() | {"items.csv": "item_id\n10\n", "items.parquet": parquet(ITEMS)}, "", {},
         {"titles": ["a", "b", "c", "40"], "says": "items.csv isn't read"}),
     "items beside ratings.dat": ({"ratings.dat": lines("::"), "items.csv": "item_id\n"}, "", {},
-        {"columns": [], "says": "items.csv isn't read, only users.dat and movies.dat are"}),
+        {"columns": [], "says": "items.csv isn't read: users and items are read from users.dat"}),
     "items beside u.data": ({"u.data": lines("\t"), "items.csv": "item_id\n"}, "", {},
-        {"columns": [], "says": "items.csv isn't read, only u.user and u.item are"}),
+        {"columns": [], "says": "items.csv isn't read: users and items are read from u.user and"}),
     "items beside RecBole": ({"x.inter": RECBOLE, "items.csv": "item_id\n"}, "", {},
-        {"columns": [], "says": "items.csv isn't read, only x.user and x.item are"}),
+        {"columns": [], "says": "items.csv isn't read: users and items are read from x.user and"}),
     "users.tsv": (csv() | {"users.tsv": "user\tage\n1\t7\n3\t9\n"}, "", {}, {"ages": [7, 0, 9]}),
     "an empty text": (csv() | {"users.csv": "user_id,zip_code,age\n1,,1\n2,01,\n"}, "",
         {"odd_values": "missing"}, {"zips": [0, "01", 0], "ages": [1, 0, 0]}),
