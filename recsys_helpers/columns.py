@@ -154,12 +154,19 @@ def _unit(keys: np.ndarray, what: str) -> str:
     def unit_of(size) -> str:
         return next((unit for unit, limit in LARGEST.items() if size < limit), "ns")
 
-    usual, largest = unit_of(np.median(sizes)), unit_of(sizes.max())
-    if usual != largest:
+    middle = np.median(sizes)
+    usual = unit_of(middle)
+    # Times since some start have all magnitudes; another unit is far below, but no small number.
+    limit = max((limit for limit in LARGEST.values() if limit <= middle), default=0)
+    below = np.where(sizes < limit, sizes, 0)
+    row = int(below.argmax())
+    if not 1e8 < below[row] < limit / 20:
+        row = int(sizes.argmax())
+    if (other := unit_of(sizes[row])) != usual:
         raise ValueError(
             f"{what} holds numbers of several magnitudes: most look like {usual}, but "
-            f"{keys[sizes.argmax()]} in row {int(sizes.argmax())} (counted from 0) like {largest}, "
-            "for example seconds and milliseconds. Convert them, or pass time_unit."
+            f"{keys[row]} in row {row} (counted from 0) like {other}, for example seconds and "
+            "milliseconds. Convert them, or pass time_unit."
         )
     for n in range(7):  # pairs after the year, up to the second; then milliseconds, too
         n, dates = (n, keys) if n < 6 else (5, keys // 1000)
