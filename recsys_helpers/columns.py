@@ -169,15 +169,19 @@ def _unit(keys: np.ndarray, what: str) -> str:
             "milliseconds. Convert them, or pass time_unit."
         )
     for n in range(7):  # pairs after the year, up to the second; then milliseconds, too
-        n, dates = (n, keys) if n < 6 else (5, keys // 1000)
-        parts = ((dates // 100**i % 100, *PAIRS[n - 1 - i]) for i in range(n))
-        in_time = 1900 <= dates.min() // 100**n and dates.max() // 100**n <= 2100
-        if in_time and all(((part >= a) & (part <= b)).all() for part, a, b in parts):
-            form = "%Y%m%d%H%M%S"[: 2 + 2 * n] + "%f" * (dates is not keys)
+        n, per_date = (n, 1) if n < 6 else (5, 1000)
+        if not 1900 <= middle // (100**n * per_date) <= 2100:
+            continue
+        dates = keys // per_date
+        parts = [(dates // 100**n, 1900, 2100)]
+        parts += [(dates // 100**i % 100, *PAIRS[n - 1 - i]) for i in range(n)]
+        valid = np.logical_and.reduce([(part >= a) & (part <= b) for part, a, b in parts])
+        if np.mean(valid | (keys == 0)) > 0.9:  # others stand for none, or for ever
+            form = "%Y%m%d%H%M%S"[: 2 + 2 * n] + "%f" * (per_date > 1)
             raise ValueError(
-                f"{what} holds numbers such as {keys[0]}, which look like dates, not like {usual}. "
-                f'Convert them (pandas.to_datetime(column, format="{form}")), or pass '
-                f'time_unit="{usual}".'
+                f"{what} holds numbers such as {keys[valid.argmax()]}, which look like dates, not "
+                f'like {usual}. Convert them (pandas.to_datetime(column, format="{form}")), or '
+                f'pass time_unit="{usual}".'
             )
     return usual
 

@@ -246,6 +246,15 @@ ODD_TIMES = {
         r"most look like us, but 1600259200000 in row 3 .* like ms"),
     "numbers that are dates": (STAMPS.dt.strftime("%Y%m%d").astype(int),
         r'20200913, which look like dates, not like s\. .*format="%Y%m%d"\)\), .*time_unit="s"'),
+    "numbers that are dates, but for a zero": (
+        STAMPS.dt.strftime("%Y%m%d").astype(int).where(TIMES.index > 0, 0),
+        r"20200914, which look like dates, not like s\."),
+    "numbers that are dates, with zeros and a last day": (
+        STAMPS.dt.strftime("%Y%m%d").astype(int).where(TIMES > START, 0)
+            .where(TIMES.index != 5, 99991231), "20200914, which look like dates"),
+    "numbers that are seconds of days, with the last one": (
+        STAMPS.dt.strftime("%Y%m%d%H%M%S").astype(int).where(TIMES.index > 0, 99991231235959),
+        "20200914122640, which look like dates"),
     "numbers that are minutes": (STAMPS.dt.strftime("%Y%m%d%H%M").astype(int),
         r'202009131226, which .* not like ms\. .*format="%Y%m%d%H%M"\)\), .*time_unit="ms"'),
     "numbers that are seconds of days": (STAMPS.dt.strftime("%Y%m%d%H%M%S").astype(int),
