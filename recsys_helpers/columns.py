@@ -18,6 +18,7 @@ import pandas as pd
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # per second
 LARGEST = {"s": 1e11, "ms": 1e14, "us": 1e17}  # of each unit: the year 5138
 PAIRS = ((1, 12), (1, 31), (0, 23), (0, 59), (0, 59))  # of digits after a year: month to second
+NONE = ("", "null", "nil", "none", "nan", "na", "n/a", "<na>", "\\n")  # as programs write it
 SETS = (set, frozenset)
 LISTS = (list, tuple, *SETS, np.ndarray)
 
@@ -35,12 +36,14 @@ def plain(value) -> str:
     return repr(value.item() if isinstance(value, np.generic) else value)
 
 
-def _none_missing(column: pd.Series, what: str) -> None:
-    missing = column.isna().to_numpy()
+def _none_missing(column: pd.Series, what: str, missing: np.ndarray | None = None) -> None:
+    missing = column.isna().to_numpy() if missing is None else missing
     if missing.any():
+        row = int(missing.argmax())
+        word = f"; it says {value!r}" if isinstance(value := column.iloc[row], str) else ""
         raise ValueError(
-            f"{what} is missing in row {int(missing.argmax())} (counted from 0), in "
-            f"{int(missing.sum()):,} of {len(missing):,} rows in all. Drop these rows or fill them."
+            f"{what} is missing in row {row} (counted from 0{word}), in {int(missing.sum()):,} of "
+            f"{len(missing):,} rows in all. Drop these rows or fill them."
         )
 
 
@@ -76,8 +79,8 @@ def number(column: pd.Series, what: str) -> tuple[np.ndarray, np.ndarray]:
         ids = ids.astype(np.int64)
     elif ids.dtype.kind == "O":
         ids = _whole_or_text(ids, what)
-        if ids.dtype == object and (empty := ids == "").any():
-            _none_missing(column.mask(column == ids[empty][0]), what)
+        if ids.dtype == object:
+            _none_missing(column, what, _stand_for_none(ids)[codes])
     elif ids.dtype.kind not in "iu":
         raise ValueError(
             f"{what} must hold whole numbers or text, received {column.dtype} values such as "
@@ -88,6 +91,13 @@ def number(column: pd.Series, what: str) -> tuple[np.ndarray, np.ndarray]:
         ids = ids.astype(np.int64 if fits else np.uint64)
     ids, rank = np.unique(ids, return_inverse=True)
     return rank.astype(np.int32)[codes], ids
+
+
+def _stand_for_none(ids: np.ndarray) -> np.ndarray:
+    """Which of the ids [n], text, are no ids, bool [n]: no text, or such a word among numbers."""
+    words = np.array([i.strip().lower() in NONE for i in ids])
+    numeric = words.any() and all(re.fullmatch(r"\s*-?\d+(\.0*)?\s*", i) for i in ids[~words])
+    return words if numeric else ids == ""
 
 
 def _whole_or_text(ids: np.ndarray, what: str) -> np.ndarray:
