@@ -533,6 +533,14 @@ def parquet(table):
     return buffer.getvalue()
 
 
+def parts(**columns):
+    """Two of them; each column has its values in the first one, and those in the second."""
+    tables = [log(), log()]
+    for name, values in columns.items():
+        tables = [table.assign(**{name: v}) for table, v in zip(tables, values, strict=True)]
+    return {f"x/part-{i}.parquet": parquet(table) for i, table in enumerate(tables)}
+
+
 def lines(separator):
     """In GroupLens's older form."""
     return "".join(separator.join(map(str, row)) + "\n" for row in log(t=9).values)
@@ -629,6 +637,24 @@ FILES = {
     "parquet in parts": (
         {f"interactions.parquet/part-{i}.parquet": parquet(log()[i:][:6]) for i in (0, 6)},
         "", {}, PLAIN),
+    "parts with small numbers first": (parts(user_id=[USERS.astype("int8"), USERS + 200]), "x", {},
+        {"users": [1, 2, 3, 201, 202, 203]}),
+    "parts with whole seconds first": (parts(timestamp=[TIMES, TIMES + 0.5]), "x", {}, PLAIN),
+    "parts with coarse times first": (
+        parts(timestamp=[STAMPS.astype("datetime64[s]"), STAMPS + pd.Timedelta("1ms")]), "x", {},
+        PLAIN),
+    "parts with no rating first": (parts(rating=[[None] * 12, [4.5] * 12]), "x",
+        {"repeats": "last"}, {"ratings": [4.5] * 12}),
+    "parts with numbers and times": (parts(timestamp=[TIMES, STAMPS]), "x", {},
+        r"timestamp is int64 in one part and timestamp\[\w+\] in part-1\.parquet\. Write all"),
+    "parts with times and numbers": (parts(timestamp=[STAMPS, TIMES]), "x", {},
+        r"timestamp is timestamp\[\w+\] in one part and int64 in part-1\.parquet"),
+    "parts with dates and times": (parts(timestamp=[STAMPS.dt.date, STAMPS]), "x", {},
+        r"timestamp is date32\[day\] in one part and timestamp"),
+    "parts with numbers and text": (parts(user_id=[USERS, "00" + USERS.astype(str)]), "x", {},
+        "user_id is int64 in one part and string in part-1"),
+    "parts with large numbers and fractions": (parts(timestamp=[TIMES * 10**9 + 1, TIMES + 0.5]),
+        "x", {}, "no Parquet file or folder of them with equal columns: Integer value 16.* range"),
     "parts by path": ({"x/part-0.parquet": parquet(log()), "x/_SUCCESS": b""}, "x", {}, PLAIN),
     "no parquet": ({"interactions.parquet": b"oid sha256"}, "", {},
         r"interactions\.parquet is no Par"),
