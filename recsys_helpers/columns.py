@@ -244,6 +244,17 @@ def positions(column: pd.Series, what: str) -> np.ndarray:
     return numbers(column, what, "error", print)
 
 
+def compare_orders(users: np.ndarray, times: np.ndarray, what: str, say: Callable) -> None:
+    """Say of how many users, whose rows are sorted by `what`, time goes back from row to row."""
+    back = (np.diff(users) == 0) & (np.diff(times) < 0)
+    if back.any():
+        count = len(np.unique(users[1:][back]))
+        say(
+            f"{what} decides, and isn't the order of timestamp for {count:,} of {users[-1]:,} users"
+            " (leave it out if it is another position, such as one on a page)"
+        )
+
+
 def numbers(
     column: pd.Series, what: str, odd_values: str, say: Callable, whole: bool = False
 ) -> np.ndarray:

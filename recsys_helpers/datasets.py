@@ -143,6 +143,8 @@ class Dataset:
         table = {"user_id": user + 1, "item_id": item + 1, "position": user, **table}
         table = {column: values[rows] for column, values in table.items()}
         table["position"] = _ranks(table["user_id"])
+        if {"timestamp", "position"} <= set(given):
+            col.compare_orders(table["user_id"], table["timestamp"], f"{what}: position", say)
         options = (columns, separators, odd_values, say)
         dataset = cls(
             name,
@@ -206,17 +208,15 @@ class Dataset:
         kept, n = np.asarray(kept), len(self.interactions)
         if kept.dtype != bool or kept.shape != (n,):
             raise ValueError(f"kept must be bool [{n}], received {kept.dtype} of {kept.shape}.")
-        interactions = self.interactions[kept].reset_index(drop=True)
+        rows = self.interactions[kept].reset_index(drop=True)
         ours = {}
         for key, table in (("user_id", self.users), ("item_id", self.items)):
-            here = np.bincount(interactions[key], minlength=len(table) + 1) > 0
-            interactions[key] = np.cumsum(here, dtype=np.int32)[interactions[key]]
+            here = np.bincount(rows[key], minlength=len(table) + 1) > 0
+            rows[key] = np.cumsum(here, dtype=np.int32)[rows[key]]
             index = pd.RangeIndex(1, int(here.sum()) + 1, name=key)
             ours[key] = table[here[1:]].set_index(index)
-        interactions["position"] = _ranks(interactions["user_id"].to_numpy())
-        return replace(
-            self, interactions=interactions, users=ours["user_id"], items=ours["item_id"]
-        )
+        rows["position"] = _ranks(rows["user_id"].to_numpy())
+        return replace(self, interactions=rows, users=ours["user_id"], items=ours["item_id"])
 
     def core(
         self, min_user_interactions: int, min_item_interactions: int, verbose: bool = True

@@ -66,6 +66,8 @@ def judge(make, expected, match, capsys):
         if fact == "says":
             printed = capsys.readouterr().out
             assert value in printed, printed
+        elif fact == "doesn't say":
+            assert value not in capsys.readouterr().out
         else:
             assert getattr(made, fact) == value, fact
 
@@ -379,7 +381,12 @@ TABLES = {
     "an Arrow table": ([pa.Table.from_pandas(log())], {}, {"users": SMALL}),
     "a dict of columns": ([log().to_dict("list")], {}, {"users": SMALL}),
     "positions decide": ([log(position=np.tile([4, 3, 2, 1], 3))], {},
-        {"history": [40, 30, 20, 10], "times": EXACT[::-1]}),
+        {"history": [40, 30, 20, 10], "times": EXACT[::-1],
+         "says": "position decides, and isn't the order of timestamp for 3 of 3 users"}),
+    "positions that are places on a page": ([log(position=[1, 2, 1, 3] + [5, 5, 6, 7] * 2)], {},
+        {"history": [10, 30, 20, 40], "says": "the order of timestamp for 1 of 3 users (leave"}),
+    "positions in the order of time": ([log(position=np.r_[10:22])[::-1]], {},
+        {"history": [10, 20, 30, 40], "doesn't say": "position"}),
     "positions only": ([log(timestamp=None, position=np.tile([4, 3, 2, 1], 3))], {},
         {"history": [40, 30, 20, 10], "times": []}),
     "positions of 19 digits": ([log(timestamp=None, position=2**60 + np.tile([4, 3, 2, 1], 3))], {},
