@@ -144,7 +144,9 @@ def times(
         keys = column.to_numpy().view(np.int64)
         return keys // per_second, keys
     if column.dtype.kind not in "iuf":
-        raise ValueError(f"{what} must hold times, received {kind}.")
+        raise ValueError(
+            f"{what} must hold times, received {kind}. Convert them to numbers or datetimes."
+        )
     keys = column.to_numpy()
     if (odd := ~np.isfinite(keys) | (keys >= 2**63)).any():
         raise ValueError(f"{what} holds {_first(odd, column)}: not a time.")
@@ -206,8 +208,11 @@ def _parsed_times(column: pd.Series, what: str) -> pd.Series:
     kind = pd.api.types.infer_dtype(column) if column.dtype == object else ""
     if kind in ("integer", "floating", "mixed-integer-float"):  # Python's own numbers
         read = pd.to_numeric
-    elif kind in ("mixed-integer", "timedelta"):
-        raise ValueError(f"{what} must hold times of one kind, received {kind}.")
+    elif kind in ("mixed-integer", "timedelta", "decimal"):
+        raise ValueError(
+            f"{what} must hold times of one kind, received {kind}. Convert them to numbers or "
+            "datetimes."
+        )
     elif isinstance(column.iloc[0], str):
         read = partial(read, format="ISO8601")
         if re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", column.iloc[0]):
@@ -241,7 +246,7 @@ def positions(column: pd.Series, what: str) -> np.ndarray:
         texts = column.astype(str).str.strip()
         if texts.str.fullmatch(r"[-+]?\d+").all():  # of any length, where floats lose digits
             return np.unique(texts.map(int).to_numpy(object), return_inverse=True)[1]
-    return numbers(column, what, "error", print)
+    return numbers(column, what, None, print)
 
 
 def compare_orders(users: np.ndarray, times: np.ndarray, what: str, say: Callable) -> None:
@@ -256,9 +261,12 @@ def compare_orders(users: np.ndarray, times: np.ndarray, what: str, say: Callabl
 
 
 def numbers(
-    column: pd.Series, what: str, odd_values: str, say: Callable, whole: bool = False
+    column: pd.Series, what: str, odd_values: str | None, say: Callable, whole: bool = False
 ) -> np.ndarray:
-    """Floats [n], NaN where nothing stands; see `Dataset.from_tables` for `odd_values`."""
+    """Floats [n], NaN where nothing stands; see `Dataset.from_tables` for `odd_values`.
+
+    None is an error, too, where they can't be missing.
+    """
     blank = column.isna().to_numpy().copy()
     if not pd.api.types.is_numeric_dtype(column.dtype):
         column = column.astype(object)
@@ -268,10 +276,11 @@ def numbers(
     if whole:
         odd |= ~np.isnan(values) & (values != np.floor(values))
     if odd.any():
-        if odd_values == "error":
+        if odd_values != "missing":
+            remedy = ', or take such values as missing with odd_values="missing"'
             raise ValueError(
                 f"{what} must hold {'whole ' * whole}numbers, received {_first(odd, column)}. "
-                'Convert the column, or take such values as missing with odd_values="missing".'
+                f"Convert the column{remedy if odd_values else ''}."
             )
         say(f"{what}: {odd.sum():,} odd values taken as missing, such as {_first(odd, column)}")
         values[odd] = np.nan

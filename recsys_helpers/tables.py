@@ -7,8 +7,9 @@ What the columns mean is decided later, see `Dataset.from_tables`; how delimited
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +40,18 @@ USER_COLUMNS_1M = ["user_id", "gender", "age", "occupation", "zip_code"]
 Tables = tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]
 
 
-def frame(table) -> pd.DataFrame | None:
+def dicts(**options) -> dict[str, dict[str, str]]:
+    """Options that are dicts or None, as dicts of the caller's own."""
+    for name, given in options.items():
+        if not isinstance(given, Mapping | None):
+            raise TypeError(f"{name} must be a dict, column -> text, received {given!r}.")
+    return {name: dict(given or {}) for name, given in options.items()}
+
+
+def frame(table) -> pd.DataFrame:
     """A data frame whose ids are columns and whose columns have text for names."""
-    if table is None:
-        return None
+    if isinstance(table, str | os.PathLike | None):
+        raise TypeError(f"expected a table, received {table!r}; files are for load_dataset.")
     if not isinstance(table, pd.DataFrame):
         table = table.to_pandas() if hasattr(table, "to_pandas") else pd.DataFrame(table)
     if any(table.index.names):

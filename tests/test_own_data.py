@@ -7,6 +7,7 @@ import uuid
 import zipfile
 from csv import QUOTE_NONNUMERIC
 from decimal import Decimal
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -303,6 +304,7 @@ ODD_TIMES = {
     "complex numbers": (TIMES * 1j, "must hold times, received complex128"),
     "durations as objects": (pd.to_timedelta(TIMES, unit="s").astype(object),
         "must hold times of one kind, received timedelta"),
+    "decimals": (TIMES.map(Decimal), "one kind, received decimal. Convert them to numbers or"),
     "numbers and dates": (TIMES.astype(object).where(TIMES.index != 3, "2020-09-13"),
         "must hold times of one kind, received mixed-integer"),
 }
@@ -404,6 +406,9 @@ TABLES = {
         {"history": [30, 40, 20, 10]}),
     "a missing position": ([log(position=np.tile([1, 2, np.nan, 4], 3))], {},
         "position is missing in row 2"),
+    "positions that are ordinals": ([log(timestamp=None, position="1st")],
+        {"odd_values": "missing"},
+        r"position must hold numbers, .*'1st' in row 0 \(.*\) and 11 more\. Convert the column\.$"),
     "repeats, by default the first": ([AGAIN], {},
         {"history": [10, 20, 40, 50, 60, 70, 80], "says": "3 repeated (user, item) events"}),
     "repeats, the last": ([AGAIN], {"repeats": "last"}, {"history": [20, 10, 40, 50, 60, 70, 80]}),
@@ -500,6 +505,26 @@ def test_tables(kind, capsys):
     given, options, expected = TABLES[kind]
     match = expected if isinstance(expected, str) else None
     judge(lambda: Dataset.from_tables(*given, **options), expected, match, capsys)
+
+
+@pytest.mark.parametrize("table", [None, "log.csv", Path("log.csv")])
+def test_what_is_no_table_is_named(table):
+    match = r"expected a table, received .*(None|log\.csv).*; files are for load_dataset"
+    with pytest.raises(TypeError, match=match):
+        Dataset.from_tables(table)
+    if table is not None:
+        with pytest.raises(TypeError, match=match):
+            Dataset.from_tables(log(), table)
+
+
+@pytest.mark.parametrize("option", ["columns", "separators"])
+@pytest.mark.parametrize("given", [["user_id", "item_id"], "user_id", ","])
+def test_what_is_no_dict_of_columns_is_named(option, given, tmp_path):
+    (tmp_path / "log.csv").write_text(CSV)
+    for make in (lambda **o: Dataset.from_tables(log(), **o),
+                 lambda **o: load_dataset(tmp_path / "log.csv", **o)):  # fmt: skip
+        with pytest.raises(TypeError, match=rf"{option} must be a dict, .* received .*{given[0]}"):
+            make(**{option: given})
 
 
 # Files
