@@ -227,7 +227,7 @@ def _parsed_times(column: pd.Series, what: str) -> pd.Series:
         steps = range(0, len(column), 1 << 20)  # a million at a time, to bound the memory
         times = pd.concat([read(column.iloc[i : i + (1 << 20)]) for i in steps])
     except (ValueError, TypeError, OverflowError) as error:
-        bad = read(column, errors="coerce").isna().to_numpy(bool)
+        bad = pd.isna(read(column, errors="coerce").to_numpy())
         raise ValueError(
             f"{what} holds {_first(bad, column)}: not a time in ISO 8601 such as "
             "2024-05-31T17:00:00Z, nor seconds since 1970 throughout. Convert it with "

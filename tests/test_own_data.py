@@ -283,6 +283,8 @@ ODD_TIMES = {
         r"'2020-\S*' in row 1 .* throughout"),
     "objects of several kinds": (STAMPS.astype(object).where(TIMES.index != 3, "x"),
         "'x' in row 3 "),
+    "one odd text among Arrow strings": (
+        arrow(TIMES.astype(str).where(TIMES.index != 5, "NULL"), pa.string()), "'NULL' in row 5"),
     "one odd text": (ISO.where(TIMES.index != 7, "soon"), r"'soon' in row 7"),
     "infinite": (TIMES.astype(float).where(TIMES.index != 2, np.inf),
         r"inf in row 2 \(counted from 0\): not a time"),
