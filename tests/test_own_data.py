@@ -203,7 +203,7 @@ KINDS_OF_TIMES = {
     "Arrow timestamps, zone": (
         arrow(STAMPS.dt.tz_localize("UTC"), pa.timestamp("ns", "Asia/Tokyo")), {}),
     "Arrow dates": (arrow(STAMPS.dt.date, pa.date32()), {"times": [t // DAY * DAY for t in EXACT]}),
-    "milliseconds with zeros": ((TIMES * 1000).where(TIMES > START, 0),
+    "milliseconds with small numbers for none": ((TIMES * 1000).where(TIMES > START, 1),
         {"times": [0, *EXACT[1:]], "says": "taken for ms"}),
     "milliseconds since some start": ((TIMES - START) * 10**6,
         {"times": [1000 * (t - START) for t in EXACT], "says": "taken for ms"}),
