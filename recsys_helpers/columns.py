@@ -18,6 +18,7 @@ import pandas as pd
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # per second
 LARGEST = {"s": 1e11, "ms": 1e14, "us": 1e17}  # of each unit: the year 5138
 PAIRS = ((1, 12), (1, 31), (0, 23), (0, 59), (0, 59))  # of digits after a year: month to second
+NONE = ("", "null", "nil", "none", "nan", "na", "n/a", "<na>", "\\n")  # as programs write it
 SETS = (set, frozenset)
 LISTS = (list, tuple, *SETS, np.ndarray)
 
@@ -35,12 +36,14 @@ def plain(value) -> str:
     return repr(value.item() if isinstance(value, np.generic) else value)
 
 
-def _none_missing(column: pd.Series, what: str) -> None:
-    missing = column.isna().to_numpy()
+def _none_missing(column: pd.Series, what: str, missing: np.ndarray | None = None) -> None:
+    missing = column.isna().to_numpy() if missing is None else missing
     if missing.any():
+        row = int(missing.argmax())
+        word = f"; it says {value!r}" if isinstance(value := column.iloc[row], str) else ""
         raise ValueError(
-            f"{what} is missing in row {int(missing.argmax())} (counted from 0), in "
-            f"{int(missing.sum()):,} of {len(missing):,} rows in all. Drop these rows or fill them."
+            f"{what} is missing in row {row} (counted from 0{word}), in {int(missing.sum()):,} of "
+            f"{len(missing):,} rows in all. Drop these rows or fill them."
         )
 
 
@@ -76,8 +79,8 @@ def number(column: pd.Series, what: str) -> tuple[np.ndarray, np.ndarray]:
         ids = ids.astype(np.int64)
     elif ids.dtype.kind == "O":
         ids = _whole_or_text(ids, what)
-        if ids.dtype == object and (empty := ids == "").any():
-            _none_missing(column.mask(column == ids[empty][0]), what)
+        if ids.dtype == object:
+            _none_missing(column, what, _stand_for_none(ids)[codes])
     elif ids.dtype.kind not in "iu":
         raise ValueError(
             f"{what} must hold whole numbers or text, received {column.dtype} values such as "
@@ -88,6 +91,13 @@ def number(column: pd.Series, what: str) -> tuple[np.ndarray, np.ndarray]:
         ids = ids.astype(np.int64 if fits else np.uint64)
     ids, rank = np.unique(ids, return_inverse=True)
     return rank.astype(np.int32)[codes], ids
+
+
+def _stand_for_none(ids: np.ndarray) -> np.ndarray:
+    """Which of the ids [n], text, are no ids, bool [n]: no text, or such a word among numbers."""
+    words = np.array([i.strip().lower() in NONE for i in ids])
+    numeric = words.any() and all(re.fullmatch(r"\s*-?\d+(\.0*)?\s*", i) for i in ids[~words])
+    return words if numeric else ids == ""
 
 
 def _whole_or_text(ids: np.ndarray, what: str) -> np.ndarray:
@@ -134,7 +144,9 @@ def times(
         keys = column.to_numpy().view(np.int64)
         return keys // per_second, keys
     if column.dtype.kind not in "iuf":
-        raise ValueError(f"{what} must hold times, received {kind}.")
+        raise ValueError(
+            f"{what} must hold times, received {kind}. Convert them to numbers or datetimes."
+        )
     keys = column.to_numpy()
     if (odd := ~np.isfinite(keys) | (keys >= 2**63)).any():
         raise ValueError(f"{what} holds {_first(odd, column)}: not a time.")
@@ -154,23 +166,34 @@ def _unit(keys: np.ndarray, what: str) -> str:
     def unit_of(size) -> str:
         return next((unit for unit, limit in LARGEST.items() if size < limit), "ns")
 
-    usual, largest = unit_of(np.median(sizes)), unit_of(sizes.max())
-    if usual != largest:
+    middle = np.median(sizes)
+    usual = unit_of(middle)
+    # Times since some start have all magnitudes; another unit is far below, but no small number.
+    limit = max((limit for limit in LARGEST.values() if limit <= middle), default=0)
+    below = np.where(sizes < limit, sizes, 0)
+    row = int(below.argmax())
+    if not 1e8 < below[row] < limit / 20:
+        row = int(sizes.argmax())
+    if (other := unit_of(sizes[row])) != usual:
         raise ValueError(
             f"{what} holds numbers of several magnitudes: most look like {usual}, but "
-            f"{keys[sizes.argmax()]} in row {int(sizes.argmax())} (counted from 0) like {largest}, "
-            "for example seconds and milliseconds. Convert them, or pass time_unit."
+            f"{keys[row]} in row {row} (counted from 0) like {other}, for example seconds and "
+            "milliseconds. Convert them, or pass time_unit."
         )
     for n in range(7):  # pairs after the year, up to the second; then milliseconds, too
-        n, dates = (n, keys) if n < 6 else (5, keys // 1000)
-        parts = ((dates // 100**i % 100, *PAIRS[n - 1 - i]) for i in range(n))
-        in_time = 1900 <= dates.min() // 100**n and dates.max() // 100**n <= 2100
-        if in_time and all(((part >= a) & (part <= b)).all() for part, a, b in parts):
-            form = "%Y%m%d%H%M%S"[: 2 + 2 * n] + "%f" * (dates is not keys)
+        n, per_date = (n, 1) if n < 6 else (5, 1000)
+        if not 1900 <= middle // (100**n * per_date) <= 2100:
+            continue
+        dates = keys // per_date
+        parts = [(dates // 100**n, 1900, 2100)]
+        parts += [(dates // 100**i % 100, *PAIRS[n - 1 - i]) for i in range(n)]
+        valid = np.logical_and.reduce([(part >= a) & (part <= b) for part, a, b in parts])
+        if np.mean(valid | (keys == 0)) > 0.9:  # others stand for none, or for ever
+            form = "%Y%m%d%H%M%S"[: 2 + 2 * n] + "%f" * (per_date > 1)
             raise ValueError(
-                f"{what} holds numbers such as {keys[0]}, which look like dates, not like {usual}. "
-                f'Convert them (pandas.to_datetime(column, format="{form}")), or pass '
-                f'time_unit="{usual}".'
+                f"{what} holds numbers such as {keys[valid.argmax()]}, which look like dates, not "
+                f'like {usual}. Convert them (pandas.to_datetime(column, format="{form}")), or '
+                f'pass time_unit="{usual}".'
             )
     return usual
 
@@ -185,8 +208,11 @@ def _parsed_times(column: pd.Series, what: str) -> pd.Series:
     kind = pd.api.types.infer_dtype(column) if column.dtype == object else ""
     if kind in ("integer", "floating", "mixed-integer-float"):  # Python's own numbers
         read = pd.to_numeric
-    elif kind in ("mixed-integer", "timedelta"):
-        raise ValueError(f"{what} must hold times of one kind, received {kind}.")
+    elif kind in ("mixed-integer", "timedelta", "decimal"):
+        raise ValueError(
+            f"{what} must hold times of one kind, received {kind}. Convert them to numbers or "
+            "datetimes."
+        )
     elif isinstance(column.iloc[0], str):
         read = partial(read, format="ISO8601")
         if re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", column.iloc[0]):
@@ -201,7 +227,7 @@ def _parsed_times(column: pd.Series, what: str) -> pd.Series:
         steps = range(0, len(column), 1 << 20)  # a million at a time, to bound the memory
         times = pd.concat([read(column.iloc[i : i + (1 << 20)]) for i in steps])
     except (ValueError, TypeError, OverflowError) as error:
-        bad = read(column, errors="coerce").isna().to_numpy(bool)
+        bad = pd.isna(read(column, errors="coerce").to_numpy())
         raise ValueError(
             f"{what} holds {_first(bad, column)}: not a time in ISO 8601 such as "
             "2024-05-31T17:00:00Z, nor seconds since 1970 throughout. Convert it with "
@@ -220,13 +246,27 @@ def positions(column: pd.Series, what: str) -> np.ndarray:
         texts = column.astype(str).str.strip()
         if texts.str.fullmatch(r"[-+]?\d+").all():  # of any length, where floats lose digits
             return np.unique(texts.map(int).to_numpy(object), return_inverse=True)[1]
-    return numbers(column, what, "error", print)
+    return numbers(column, what, None, print)
+
+
+def compare_orders(users: np.ndarray, times: np.ndarray, what: str, say: Callable) -> None:
+    """Say of how many users, whose rows are sorted by `what`, time goes back from row to row."""
+    back = (np.diff(users) == 0) & (np.diff(times) < 0)
+    if back.any():
+        count = len(np.unique(users[1:][back]))
+        say(
+            f"{what} decides, and isn't the order of timestamp for {count:,} of {users[-1]:,} users"
+            " (leave it out if it is another position, such as one on a page)"
+        )
 
 
 def numbers(
-    column: pd.Series, what: str, odd_values: str, say: Callable, whole: bool = False
+    column: pd.Series, what: str, odd_values: str | None, say: Callable, whole: bool = False
 ) -> np.ndarray:
-    """Floats [n], NaN where nothing stands; see `Dataset.from_tables` for `odd_values`."""
+    """Floats [n], NaN where nothing stands; see `Dataset.from_tables` for `odd_values`.
+
+    None is an error, too, where they can't be missing.
+    """
     blank = column.isna().to_numpy().copy()
     if not pd.api.types.is_numeric_dtype(column.dtype):
         column = column.astype(object)
@@ -236,10 +276,11 @@ def numbers(
     if whole:
         odd |= ~np.isnan(values) & (values != np.floor(values))
     if odd.any():
-        if odd_values == "error":
+        if odd_values != "missing":
+            remedy = ', or take such values as missing with odd_values="missing"'
             raise ValueError(
                 f"{what} must hold {'whole ' * whole}numbers, received {_first(odd, column)}. "
-                'Convert the column, or take such values as missing with odd_values="missing".'
+                f"Convert the column{remedy if odd_values else ''}."
             )
         say(f"{what}: {odd.sum():,} odd values taken as missing, such as {_first(odd, column)}")
         values[odd] = np.nan

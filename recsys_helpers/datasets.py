@@ -96,6 +96,7 @@ class Dataset:
             The dataset. Users and items are numbered by ascending original id.
 
         Raises:
+            TypeError: what is no table, or no dict.
             ValueError: columns that are not there or could be several; empty tables; missing ids
                 or times; values that can't be read. Rows are counted from 0.
         """
@@ -106,9 +107,10 @@ class Dataset:
         ):
             if received not in allowed:
                 raise ValueError(f"{option} must be one of {allowed}, received {received!r}.")
-        columns, separators = dict(columns or {}), dict(separators or {})
+        columns, separators = tables.dicts(columns=columns, separators=separators).values()
         say = fetch.sayer(name, verbose)
-        interactions, users, items = map(tables.frame, (interactions, users, items))
+        interactions = tables.frame(interactions)
+        users, items = (None if t is None else tables.frame(t) for t in (users, items))
         names = [n for table in (interactions, users, items) if table is not None for n in table]
         for what, used in (("columns", columns.values()), ("separators", separators)):
             if strange := [n for n in used if n not in names and n not in columns]:
@@ -143,6 +145,8 @@ class Dataset:
         table = {"user_id": user + 1, "item_id": item + 1, "position": user, **table}
         table = {column: values[rows] for column, values in table.items()}
         table["position"] = _ranks(table["user_id"])
+        if {"timestamp", "position"} <= set(given):
+            col.compare_orders(table["user_id"], table["timestamp"], f"{what}: position", say)
         options = (columns, separators, odd_values, say)
         dataset = cls(
             name,
@@ -206,17 +210,15 @@ class Dataset:
         kept, n = np.asarray(kept), len(self.interactions)
         if kept.dtype != bool or kept.shape != (n,):
             raise ValueError(f"kept must be bool [{n}], received {kept.dtype} of {kept.shape}.")
-        interactions = self.interactions[kept].reset_index(drop=True)
+        rows = self.interactions[kept].reset_index(drop=True)
         ours = {}
         for key, table in (("user_id", self.users), ("item_id", self.items)):
-            here = np.bincount(interactions[key], minlength=len(table) + 1) > 0
-            interactions[key] = np.cumsum(here, dtype=np.int32)[interactions[key]]
+            here = np.bincount(rows[key], minlength=len(table) + 1) > 0
+            rows[key] = np.cumsum(here, dtype=np.int32)[rows[key]]
             index = pd.RangeIndex(1, int(here.sum()) + 1, name=key)
             ours[key] = table[here[1:]].set_index(index)
-        interactions["position"] = _ranks(interactions["user_id"].to_numpy())
-        return replace(
-            self, interactions=interactions, users=ours["user_id"], items=ours["item_id"]
-        )
+        rows["position"] = _ranks(rows["user_id"].to_numpy())
+        return replace(self, interactions=rows, users=ours["user_id"], items=ours["item_id"])
 
     def core(
         self, min_user_interactions: int, min_item_interactions: int, verbose: bool = True
@@ -261,8 +263,7 @@ class Dataset:
         version of pandas. Titles and other features are not part of it.
         """
         digest = hashlib.sha256()
-        dtypes = {"user_id": "<i4", "item_id": "<i4", "position": "<i4"}
-        dtypes |= {"timestamp": "<i8", "rating": "<f4"}
+        dtypes = dict(user_id="<i4", item_id="<i4", position="<i4", timestamp="<i8", rating="<f4")
         for column, dtype in dtypes.items():
             if column in self.interactions:
                 digest.update(column.encode())
@@ -320,6 +321,7 @@ def load_dataset(
         raise TypeError(f"expected a name or path, received a {kind}; see Dataset.from_tables.")
     folders = fetch.data_folders(data_folder)
     wanted, asked = str(name_or_path), dict(options)
+    options |= tables.dicts(columns=options.get("columns"), separators=options.get("separators"))
     main, name, from_1m = fetch.locate(wanted, folders, verbose)
     say = fetch.sayer(name, verbose)
     (interactions, users, items), separators = tables.read_tables(
@@ -334,7 +336,7 @@ def load_dataset(
     if from_1m:
         say("made from ml-1m, in the order of time, of movies with at least five ratings")
         interactions = fetch.in_order(interactions)
-    options["separators"] = separators | (options.get("separators") or {})
+    options["separators"] = separators | options["separators"]
     dataset = Dataset.from_tables(interactions, users, items, name=name, verbose=verbose, **options)
     del interactions, users, items, table
     tables.release_memory()
@@ -353,13 +355,10 @@ def load_dataset(
     return dataset
 
 
-def _ids_of(table: pd.DataFrame, original_ids: Iterable, what: str) -> np.ndarray:
-    if not pd.api.types.is_list_like(original_ids):  # the text "12" is no list of "1" and "2"
-        raise ValueError(
-            f"expected a list of ids, received {original_ids!r}; write [{original_ids!r}]."
-        )
-    known = pd.Index(table["original_id"])
-    wanted = list(original_ids)
+def _ids_of(table: pd.DataFrame, given: Iterable, what: str) -> np.ndarray:
+    if not pd.api.types.is_list_like(given):  # the text "12" is no list of "1" and "2"
+        raise ValueError(f"expected a list of ids, received {given!r}; write [{given!r}].")
+    known, wanted = pd.Index(table["original_id"]), list(given)
     ids = known.get_indexer([str(i) for i in wanted] if known.dtype == object else wanted)
     if (ids < 0).any():
         raise ValueError(f"no {what} has the original id {wanted[int((ids < 0).argmax())]!r}.")

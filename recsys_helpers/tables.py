@@ -6,8 +6,10 @@ What the columns mean is decided later, see `Dataset.from_tables`; how delimited
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +43,18 @@ USER_COLUMNS_1M = ["user_id", "gender", "age", "occupation", "zip_code"]
 Tables = tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]
 
 
-def frame(table) -> pd.DataFrame | None:
+def dicts(**options) -> dict[str, dict[str, str]]:
+    """Options that are dicts or None, as dicts of the caller's own."""
+    for name, given in options.items():
+        if not isinstance(given, Mapping | None):
+            raise TypeError(f"{name} must be a dict, column -> text, received {given!r}.")
+    return {name: dict(given or {}) for name, given in options.items()}
+
+
+def frame(table) -> pd.DataFrame:
     """A data frame whose ids are columns and whose columns have text for names."""
-    if table is None:
-        return None
+    if isinstance(table, str | os.PathLike | None):
+        raise TypeError(f"expected a table, received {table!r}; files are for load_dataset.")
     if not isinstance(table, pd.DataFrame):
         table = table.to_pandas() if hasattr(table, "to_pandas") else pd.DataFrame(table)
     if any(table.index.names):
@@ -267,13 +277,42 @@ def read_table(path: Path, columns, encoding: str, wanted, side: bool = False) -
     if path.suffix.lower() not in PARQUET and not path.is_dir():
         return read_delimited(path, encoding=encoding, choose=choose, keep_text=not side)
     try:
-        data = pa.dataset.dataset(path, format="parquet", partitioning="hive")
+        form = {"format": "parquet", "partitioning": "hive"}
+        data = pa.dataset.dataset(path, **form)
         chosen, ids = choose(data.schema.names)
-        table = data.to_table(columns=chosen)
+        schema = _schema_of_parts(data, chosen, path)
+        table = pa.dataset.dataset(path, schema, **form).to_table(columns=chosen)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no Parquet file or folder of them: {error}") from error
+        what = "is no Parquet file or folder of them with equal columns"
+        raise ValueError(f"{path} {what}: {error}") from error
     for name in ids:  # text takes a tenth of the memory when each id is held once
         i = table.schema.get_field_index(name)
         if table.schema.types[i] in (pa.string(), pa.large_string()):
             table = table.set_column(i, name, table.column(i).dictionary_encode())
     return to_pandas(table, path, keep_text=not side)
+
+
+def _schema_of_parts(data: pa.dataset.Dataset, chosen: list[str], path: Path) -> pa.Schema:
+    """The schema, with types that hold what any part has: Arrow's own are those of the first part.
+
+    Raises:
+        ValueError: numbers or dates in one part, and something else in another.
+    """
+    schema, t = data.schema, pa.types
+    for part in data.get_fragments():
+        for name in set(part.physical_schema.names).intersection(chosen):
+            i = schema.get_field_index(name)
+            fields = schema.field(i), part.physical_schema.field(name)
+            types = [field.type for field in fields if not t.is_null(field.type)]
+            numbers = {t.is_integer(kind) or t.is_floating(kind) for kind in types}
+            if len(numbers) > 1 or len(set(map(t.is_date, types))) > 1:
+                raise ValueError(
+                    f"{path}: {name} is {types[0]} in one part and {types[1]} in "
+                    f"{Path(part.path).name}. Write all parts with one type."
+                )
+            with contextlib.suppress(pa.ArrowException):  # such as times with and without zones
+                both = [pa.schema([field]) for field in fields]
+                schema = schema.set(
+                    i, pa.unify_schemas(both, promote_options="permissive").field(0)
+                )
+    return schema

@@ -7,6 +7,7 @@ import uuid
 import zipfile
 from csv import QUOTE_NONNUMERIC
 from decimal import Decimal
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -66,6 +67,8 @@ def judge(make, expected, match, capsys):
         if fact == "says":
             printed = capsys.readouterr().out
             assert value in printed, printed
+        elif fact == "doesn't say":
+            assert value not in capsys.readouterr().out
         else:
             assert getattr(made, fact) == value, fact
 
@@ -94,6 +97,7 @@ IDS = {
     "whole floats as objects": (ids([1.0, 2, 3], object), SMALL),
     "text": (ids(["b", "a", "C"]), ["C", "a", "b"]),
     "text beyond ASCII": (ids(["é", "z", "日"]), ["z", "é", "日"]),
+    "a name that is a word for none": (ids(["b", "null", "C"]), ["C", "b", "null"]),
     "digits as text": (ids(["10", "9", "007"]), ["007", "10", "9"]),
     "UUIDs": (ids(UUIDS), [str(u) for u in UUIDS]),
     "128-bit digits": (ids(LONG), LONG),
@@ -111,6 +115,11 @@ ODD_IDS = {
     "missing float": (ids([1, np.nan, 3]), "user_id is missing in row 4"),
     "missing text": (ids(["a", None, "b"]), "user_id is missing in row 4"),
     "empty text": (ids(["a", "b", ""]), "user_id is missing in row 8"),
+    "numbers and NULL": (ids(["1", "NULL", "3"]),
+        r"user_id is missing in row 4 \(counted from 0; it says 'NULL'\), in 4 of 12 rows"),
+    "floats as text, one of which was none": (ids(["1.0", "nan", "3.0"]), "in row 4 .*'nan'"),
+    "integers beside None as text": (ids([1, 2, "None"], object), r"missing in row 8 .*'None'"),
+    "numbers and two such words": (ids(["1", " \\N", "<NA>"], "category"), "4 .*, in 8 of 12 rows"),
     "missing category": (ids(["a", None, "b"], "category"), "user_id is missing in row 4"),
     "fractions": (ids([1, 2.5, 3]), r"user_id holds .*2\.5.* in row 4 .*whole numbers"),
     "floats that have lost digits": (ids([1.0, 2.0**53, 3.0]), "below 2.*53 or text"),
@@ -194,6 +203,10 @@ KINDS_OF_TIMES = {
     "Arrow timestamps, zone": (
         arrow(STAMPS.dt.tz_localize("UTC"), pa.timestamp("ns", "Asia/Tokyo")), {}),
     "Arrow dates": (arrow(STAMPS.dt.date, pa.date32()), {"times": [t // DAY * DAY for t in EXACT]}),
+    "milliseconds with small numbers for none": ((TIMES * 1000).where(TIMES > START, 1),
+        {"times": [0, *EXACT[1:]], "says": "taken for ms"}),
+    "milliseconds since some start": ((TIMES - START) * 10**6,
+        {"times": [1000 * (t - START) for t in EXACT], "says": "taken for ms"}),
     "small numbers": ((TIMES - START) // DAY, {"times": [0, 1, 2, 3]}),
     "numbers that are no dates": ((TIMES - START) // DAY + 20_201_300,
         {"times": [20_201_300, 20_201_301, 20_201_302, 20_201_303]}),
@@ -236,8 +249,21 @@ ODD_TIMES = {
     "missing date": (STAMPS.where(TIMES > START), "timestamp is missing in row 0"),
     "of two units": (TIMES.where(TIMES.index != 5, TIMES * 1000),
         r"most look like s, but 1600086400000 in row 5 .* like ms"),
+    "of two units, few in the smaller one": ((TIMES * 1000).where(TIMES.index != 5, TIMES),
+        r"most look like ms, but 1600086400 in row 5 .* like s, .* or pass time_unit"),
+    "of two units, many in the smaller one": ((TIMES * 10**6).where(TIMES.index > 4, TIMES * 1000),
+        r"most look like us, but 1600259200000 in row 3 .* like ms"),
     "numbers that are dates": (STAMPS.dt.strftime("%Y%m%d").astype(int),
         r'20200913, which look like dates, not like s\. .*format="%Y%m%d"\)\), .*time_unit="s"'),
+    "numbers that are dates, but for a zero": (
+        STAMPS.dt.strftime("%Y%m%d").astype(int).where(TIMES.index > 0, 0),
+        r"20200914, which look like dates, not like s\."),
+    "numbers that are dates, with zeros and a last day": (
+        STAMPS.dt.strftime("%Y%m%d").astype(int).where(TIMES > START, 0)
+            .where(TIMES.index != 5, 99991231), "20200914, which look like dates"),
+    "numbers that are seconds of days, with the last one": (
+        STAMPS.dt.strftime("%Y%m%d%H%M%S").astype(int).where(TIMES.index > 0, 99991231235959),
+        "20200914122640, which look like dates"),
     "numbers that are minutes": (STAMPS.dt.strftime("%Y%m%d%H%M").astype(int),
         r'202009131226, which .* not like ms\. .*format="%Y%m%d%H%M"\)\), .*time_unit="ms"'),
     "numbers that are seconds of days": (STAMPS.dt.strftime("%Y%m%d%H%M%S").astype(int),
@@ -257,6 +283,8 @@ ODD_TIMES = {
         r"'2020-\S*' in row 1 .* throughout"),
     "objects of several kinds": (STAMPS.astype(object).where(TIMES.index != 3, "x"),
         "'x' in row 3 "),
+    "one odd text among Arrow strings": (
+        arrow(TIMES.astype(str).where(TIMES.index != 5, "NULL"), pa.string()), "'NULL' in row 5"),
     "one odd text": (ISO.where(TIMES.index != 7, "soon"), r"'soon' in row 7"),
     "infinite": (TIMES.astype(float).where(TIMES.index != 2, np.inf),
         r"inf in row 2 \(counted from 0\): not a time"),
@@ -278,6 +306,7 @@ ODD_TIMES = {
     "complex numbers": (TIMES * 1j, "must hold times, received complex128"),
     "durations as objects": (pd.to_timedelta(TIMES, unit="s").astype(object),
         "must hold times of one kind, received timedelta"),
+    "decimals": (TIMES.map(Decimal), "one kind, received decimal. Convert them to numbers or"),
     "numbers and dates": (TIMES.astype(object).where(TIMES.index != 3, "2020-09-13"),
         "must hold times of one kind, received mixed-integer"),
 }
@@ -356,7 +385,12 @@ TABLES = {
     "an Arrow table": ([pa.Table.from_pandas(log())], {}, {"users": SMALL}),
     "a dict of columns": ([log().to_dict("list")], {}, {"users": SMALL}),
     "positions decide": ([log(position=np.tile([4, 3, 2, 1], 3))], {},
-        {"history": [40, 30, 20, 10], "times": EXACT[::-1]}),
+        {"history": [40, 30, 20, 10], "times": EXACT[::-1],
+         "says": "position decides, and isn't the order of timestamp for 3 of 3 users"}),
+    "positions that are places on a page": ([log(position=[1, 2, 1, 3] + [5, 5, 6, 7] * 2)], {},
+        {"history": [10, 30, 20, 40], "says": "the order of timestamp for 1 of 3 users (leave"}),
+    "positions in the order of time": ([log(position=np.r_[10:22])[::-1]], {},
+        {"history": [10, 20, 30, 40], "doesn't say": "position"}),
     "positions only": ([log(timestamp=None, position=np.tile([4, 3, 2, 1], 3))], {},
         {"history": [40, 30, 20, 10], "times": []}),
     "positions of 19 digits": ([log(timestamp=None, position=2**60 + np.tile([4, 3, 2, 1], 3))], {},
@@ -374,6 +408,9 @@ TABLES = {
         {"history": [30, 40, 20, 10]}),
     "a missing position": ([log(position=np.tile([1, 2, np.nan, 4], 3))], {},
         "position is missing in row 2"),
+    "positions that are ordinals": ([log(timestamp=None, position="1st")],
+        {"odd_values": "missing"},
+        r"position must hold numbers, .*'1st' in row 0 \(.*\) and 11 more\. Convert the column\.$"),
     "repeats, by default the first": ([AGAIN], {},
         {"history": [10, 20, 40, 50, 60, 70, 80], "says": "3 repeated (user, item) events"}),
     "repeats, the last": ([AGAIN], {"repeats": "last"}, {"history": [20, 10, 40, 50, 60, 70, 80]}),
@@ -521,6 +558,26 @@ def test_tables(kind, capsys):
     judge(lambda: Dataset.from_tables(*given, **options), expected, match, capsys)
 
 
+@pytest.mark.parametrize("table", [None, "log.csv", Path("log.csv")])
+def test_what_is_no_table_is_named(table):
+    match = r"expected a table, received .*(None|log\.csv).*; files are for load_dataset"
+    with pytest.raises(TypeError, match=match):
+        Dataset.from_tables(table)
+    if table is not None:
+        with pytest.raises(TypeError, match=match):
+            Dataset.from_tables(log(), table)
+
+
+@pytest.mark.parametrize("option", ["columns", "separators"])
+@pytest.mark.parametrize("given", [["user_id", "item_id"], "user_id", ","])
+def test_what_is_no_dict_of_columns_is_named(option, given, tmp_path):
+    (tmp_path / "log.csv").write_text(CSV)
+    for make in (lambda **o: Dataset.from_tables(log(), **o),
+                 lambda **o: load_dataset(tmp_path / "log.csv", **o)):  # fmt: skip
+        with pytest.raises(TypeError, match=rf"{option} must be a dict, .* received .*{given[0]}"):
+            make(**{option: given})
+
+
 # Files
 
 CSV = log().to_csv(index=False)
@@ -557,6 +614,14 @@ def parquet(table):
     buffer = io.BytesIO()
     table.to_parquet(buffer)
     return buffer.getvalue()
+
+
+def parts(**columns):
+    """Two of them; each column has its values in the first one, and those in the second."""
+    tables = [log(), log()]
+    for name, values in columns.items():
+        tables = [table.assign(**{name: v}) for table, v in zip(tables, values, strict=True)]
+    return {f"x/part-{i}.parquet": parquet(table) for i, table in enumerate(tables)}
 
 
 def lines(separator):
@@ -655,6 +720,24 @@ FILES = {
     "parquet in parts": (
         {f"interactions.parquet/part-{i}.parquet": parquet(log()[i:][:6]) for i in (0, 6)},
         "", {}, PLAIN),
+    "parts with small numbers first": (parts(user_id=[USERS.astype("int8"), USERS + 200]), "x", {},
+        {"users": [1, 2, 3, 201, 202, 203]}),
+    "parts with whole seconds first": (parts(timestamp=[TIMES, TIMES + 0.5]), "x", {}, PLAIN),
+    "parts with coarse times first": (
+        parts(timestamp=[STAMPS.astype("datetime64[s]"), STAMPS + pd.Timedelta("1ms")]), "x", {},
+        PLAIN),
+    "parts with no rating first": (parts(rating=[[None] * 12, [4.5] * 12]), "x",
+        {"repeats": "last"}, {"ratings": [4.5] * 12}),
+    "parts with numbers and times": (parts(timestamp=[TIMES, STAMPS]), "x", {},
+        r"timestamp is int64 in one part and timestamp\[\w+\] in part-1\.parquet\. Write all"),
+    "parts with times and numbers": (parts(timestamp=[STAMPS, TIMES]), "x", {},
+        r"timestamp is timestamp\[\w+\] in one part and int64 in part-1\.parquet"),
+    "parts with dates and times": (parts(timestamp=[STAMPS.dt.date, STAMPS]), "x", {},
+        r"timestamp is date32\[day\] in one part and timestamp"),
+    "parts with numbers and text": (parts(user_id=[USERS, "00" + USERS.astype(str)]), "x", {},
+        "user_id is int64 in one part and string in part-1"),
+    "parts with large numbers and fractions": (parts(timestamp=[TIMES * 10**9 + 1, TIMES + 0.5]),
+        "x", {}, "no Parquet file or folder of them with equal columns: Integer value 16.* range"),
     "parts by path": ({"x/part-0.parquet": parquet(log()), "x/_SUCCESS": b""}, "x", {}, PLAIN),
     "parquet in capitals": ({"E.PARQUET": parquet(log())}, "E.PARQUET", {}, PLAIN),
     "parquet by its short suffix": ({"e.pq": parquet(log())}, "e.pq", {}, PLAIN),
@@ -729,6 +812,8 @@ FILES = {
     "floats for ids": (csv(user_id=USERS.astype(float)), "", {}, PLAIN),
     "a missing id": (csv(user_id=USERS.where(USERS > 1)), "", {},
         r"csv: user_id is missing in row 0"),
+    "an id that is written NULL": (csv(user_id=USERS.astype(object).where(USERS > 1, "NULL")), "",
+        {}, r"csv: user_id is missing in row 0 \(counted from 0; it says 'NULL'\), in 4 of 12"),
     "positions of 20 digits": (
         csv(timestamp=None, position=[20240101123000000000 + i for i in (4, 3, 2, 1)] * 3), "", {},
         {"history": [40, 30, 20, 10]}),

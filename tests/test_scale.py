@@ -375,6 +375,7 @@ GOOD = {"user_id": [1, 1, 1, 1], "item_id": [1, 2, 3, 4], "timestamp": [1, 2, 3,
         ({"user_id": [np.nan] * 4}, "user_id must hold whole numbers.* received nan"),
         ({"user_id": [2.0**53] * 4}, "user_id must hold whole numbers.* received 9007"),
         ({"item_id": ["a", "", "b", "c"]}, "item_id must hold whole numbers.* received ''"),
+        ({"item_id": ["1", "\\N", "2", "3"]}, r"item_id must hold whole .* or text, .* '\\\\N'"),
         ({"item_id": [True, False, True, True]}, "item_id must hold whole numbers.* received True"),
         ({"file_row_number": [1] * 4}, "none named file_row_number, received .*file_row_number"),
         ({"item_id": None, "item": [1] * 4}, "the columns user_id, item_id and .* received .*item"),
@@ -416,3 +417,13 @@ def test_the_engine_reads_any_folder_and_no_part_is_rounded(tmp_path):
     pq.write_table(pa.table(part | {"user_id": [1.4, 1.4]}), log / "1.parquet")
     with pytest.raises(ValueError, match="user_id must hold whole numbers.* received 1.4"):
         by_engine(log, tmp_path / "third", 1)
+    words = {"user_id": [1] * 4, "item_id": ["a", "null", "b", "c"], "timestamp": [1, 2, 3, 4]}
+    pq.write_table(pa.table(words), log / "1.parquet")
+    assert by_engine(log, tmp_path / "third", 1)["train"] == 6
+    part["timestamp"] = pa.array([4, 5], pa.timestamp("s"))
+    pq.write_table(pa.table(part), log / "1.parquet")
+    with pytest.raises(ValueError, match="columns of one type each, received: .*BIGINT.*TIMESTAMP"):
+        by_engine(log, tmp_path / "fourth", 1)
+    (log / "1.parquet").write_bytes(b"damaged, and longer")
+    with pytest.raises(ValueError, match="must hold Parquet files .*received: .*1.parquet"):
+        by_engine(log, tmp_path / "fourth", 1)

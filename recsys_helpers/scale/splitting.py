@@ -7,6 +7,8 @@ import secrets
 import shutil
 from pathlib import Path
 
+from recsys_helpers.columns import NONE
+
 READ = dict.fromkeys(("user_id", "item_id"), "whole numbers below 2**53 or text")
 READ["timestamp"] = "numbers or times"
 ORDER = "timestamp, file, position"  # events of the same time keep the order of the source
@@ -59,7 +61,13 @@ def leave_last_out(
                         f'memory must be such as "2GB", received {memory!r}.'
                     ) from error
             engine.execute("SET preserve_insertion_order = false")
-            _read(engine, source)
+            try:
+                _read(engine, source)
+            except (duckdb.DataError, duckdb.ProgrammingError) as error:
+                raise ValueError(
+                    f"{source} must hold Parquet files with columns of one type each, received: "
+                    f"{str(error).splitlines()[0]}"
+                ) from error
             counts = _split(engine, unfinished, min_item_interactions)
         for path in unfinished.glob("work.duckdb*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -116,7 +124,12 @@ def _odd(name: str, kind: str) -> str:
         return f"NOT isfinite({name})" + fraction
     if name == "timestamp":
         return "false" if kind.startswith(("TIMESTAMP", "DATE")) else "true"
-    return f"{name} = ''" if kind == "VARCHAR" else "true"
+    if kind != "VARCHAR":
+        return "true"
+    words = "', '".join(NONE)
+    none = f"lower(trim({name})) IN ('{words}')"
+    text = rf"NOT {none} AND NOT regexp_full_match(trim({name}), '-?\d+(\.0*)?')"
+    return f"{name} = '' OR {none} AND NOT EXISTS (FROM events WHERE {text})"
 
 
 def _split(engine, folder: Path, min_item_interactions: int) -> dict[str, int]:
