@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from recsys_helpers.records import reading
+from recsys_helpers.records import folders_of, reading
 from recsys_helpers.results import MODELS, results_folder, stale_files
 from recsys_helpers.splits import Split
 
@@ -23,14 +23,14 @@ CHOSEN_BY = "ndcg@10"  # on the validation target, the highest
 
 def load_trials(
     folder: str | os.PathLike | None = None,
-    dataset: str | None = None,
+    dataset: str | os.PathLike | None = None,
     chapter: str | None = None,
 ) -> list[dict]:
     """Read the trials, in the order of their files.
 
     Args:
         folder: where results are kept; by default `results/` of the checkout this package is in.
-        dataset: only the trials on this dataset.
+        dataset: only the trials on this dataset, by its name or by a path as for `load_dataset`.
         chapter: only the trials of this chapter.
 
     Returns:
@@ -44,11 +44,12 @@ def load_trials(
     """
     folder = results_folder(folder)
     stale, trials = stale_files(folder), []
-    for file in sorted((folder / "trials").glob("*/*.json")):
+    folders = folders_of(dataset, folder / "trials")
+    for file in sorted(file for place in folders for file in place.glob("*.json")):
         name = file.relative_to(folder).as_posix()
         with reading(file):
             trial = json.loads(file.read_text()) | {"file": name, "stale": name in stale}
-            if dataset in (None, trial["dataset"]) and chapter in (None, trial["chapter"]):
+            if chapter in (None, trial["chapter"]):
                 trials.append(trial)
     return trials
 
@@ -78,13 +79,13 @@ def best_trial(trials: list[dict], model: str) -> dict:
 
 
 def chosen_parameters(
-    chapter: str, dataset: str, folder: str | os.PathLike | None = None
+    chapter: str, dataset: str | os.PathLike, folder: str | os.PathLike | None = None
 ) -> dict[str, object]:
     """What the trials of a chapter say it should be run with on a dataset, but for the seed.
 
     Args:
         chapter: name of the notebook.
-        dataset: name of the dataset.
+        dataset: see `load_trials`.
         folder: see `load_trials`.
 
     Returns:
@@ -99,7 +100,9 @@ def chosen_parameters(
     return {name: value for name, value in chosen.items() if name not in ("dataset", "seed")}
 
 
-def trials_table(dataset: str, folder: str | os.PathLike | None = None) -> pd.DataFrame:
+def trials_table(
+    dataset: str | os.PathLike, folder: str | os.PathLike | None = None
+) -> pd.DataFrame:
     """Every trial on a dataset as numbers, for the page that shows them.
 
     Returns:
