@@ -129,17 +129,19 @@ def without_test_targets(split: Split) -> Split:
     Raises:
         ValueError: if a user has had every item, so that no other item than the target is ranked.
     """
-    taken = np.zeros((split.dataset.num_users, split.dataset.num_items + 1), bool)
-    taken[:, 0] = True
-    for rows in (split.seen("test"), split.test):
-        taken[rows["user_id"] - 1, rows["item_id"]] = True
-    if (full := taken.all(axis=1)).any():
+    num_users, num_items = split.dataset.num_users, split.dataset.num_items
+    ids = ["user_id", "item_id"]
+    taken = pd.concat([split.seen("test")[ids], split.test[ids]]).drop_duplicates().sort_values(ids)
+    # A user's n-th smallest id is n as long as none is left out before it.
+    gapless = taken["item_id"] == taken.groupby("user_id").cumcount() + 1
+    stand_in = 1 + np.bincount(taken["user_id"][gapless], minlength=num_users + 1)[1:]
+    if (full := stand_in > num_items).any():
         raise ValueError(
-            f"expected users who haven't had all {split.dataset.num_items} items, received "
+            f"expected users who haven't had all {num_items} items, received "
             f"{full.sum():,} who have, such as user {full.argmax() + 1}: nothing can stand in for "
             "what they are tested on. Leave them out."
         )
-    stand_in = taken.argmin(axis=1).astype(split.test["item_id"].dtype)
+    stand_in = stand_in.astype(split.test["item_id"].dtype)
     return replace(split, test=split.test.assign(item_id=stand_in))
 
 
