@@ -192,10 +192,10 @@ def test_a_trial_ranks_no_test_target(tmp_path):
 
 def test_stand_ins_of_many_users_and_items_need_no_table_of_both():
     users = np.repeat(np.arange(1, 4_001), 3)
-    rows = pd.DataFrame({"user_id": users, "item_id": np.tile([1, 3, 2], 4_000)})
-    rows.loc[3:5, "item_id"] = [50_000, 7, 1]
-    rows = [rows.iloc[place::3] for place in range(3)]
-    split = Split(SimpleNamespace(num_users=4_000, num_items=50_000, repeats=False), *rows, "")
+    whole = pd.DataFrame({"user_id": users, "item_id": np.tile([1, 3, 2], 4_000)})
+    whole.loc[3:5, "item_id"] = [50_000, 7, 1]
+    dataset = SimpleNamespace(interactions=whole, num_users=4_000, num_items=50_000, repeats=False)
+    split = Split(dataset, *(whole.iloc[place::3] for place in range(3)), "large")
     tracemalloc.start()
     hidden = trials.without_test_targets(split).targets("test")
     assert tracemalloc.get_traced_memory()[1] < 2e7  # bytes; a table would have 2e8 entries
