@@ -16,8 +16,8 @@ from recsys_helpers.metrics import items_by_user, ranks_from_scores
 from recsys_helpers.splits import Split
 
 LARGEST = 4 << 30  # bytes of a dense matrix; fitting takes two to three times as much
-BLOCK_BYTES = 1 << 26  # of similarities that are computed at once
-BLOCK_USERS = 256  # that are scored at once
+BLOCK_BYTES = 1 << 26  # of similarities or scores that are computed at once
+BLOCK_USERS = 256  # that are scored at once, if their scores fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,12 +199,13 @@ def ranks_from_baseline(split: Split, baseline: Baseline, target: str = "test") 
     The histories that are scored hold all that is known before the target; what the baseline was
     fitted on is another matter.
     """
-    history = history_matrix(split.known(target), split.dataset.num_items, baseline.tau)
+    num_items = split.dataset.num_items
+    history = history_matrix(split.known(target), num_items, baseline.tau)
     return ranks_from_scores(
         lambda rows: baseline.scores(history[rows]),
         split.targets(target),
         split.seen(target),
-        BLOCK_USERS,
+        _block_users(num_items),
     )
 
 
@@ -221,9 +222,9 @@ def recommend_from_baseline(
     num_users, num_items = split.dataset.num_users, split.dataset.num_items
     history = history_matrix(split.known(target), num_items, baseline.tau)
     offsets, seen = items_by_user(split.seen(target), num_users)
-    best = np.empty((num_users, k), np.int64)
-    for start in range(0, num_users, BLOCK_USERS):
-        rows = slice(start, min(start + BLOCK_USERS, num_users))
+    best, step = np.empty((num_users, k), np.int64), _block_users(num_items)
+    for start in range(0, num_users, step):
+        rows = slice(start, min(start + step, num_users))
         scores = np.array(baseline.scores(history[rows]), np.float64)
         lengths = np.diff(offsets[start : rows.stop + 1])
         owners = np.repeat(np.arange(len(scores)), lengths)
@@ -253,6 +254,10 @@ def _columns(interactions: pd.DataFrame, num_items: int) -> tuple[np.ndarray, np
             f"{users[row]} in row {row}, after user {users[max(row - 1, 0)]}. Sort them first."
         )
     return users, items
+
+
+def _block_users(num_items: int) -> int:
+    return min(BLOCK_USERS, max(1, BLOCK_BYTES // (8 * num_items)))
 
 
 def _check_dense(num_items: int, remedy: str) -> None:

@@ -88,6 +88,16 @@ def shown(path: Path, folders: dict[str, Path]) -> str:
     return str(path)
 
 
+def dataset_name(place: str | os.PathLike) -> str:
+    """The name of the dataset that a file or folder holds, which needn't be there any more."""
+    place = Path(place).expanduser().resolve()
+    if place.is_dir() and main_file(place) != place:
+        return place.name
+    # A file's name says what it holds, or else its folder's does.
+    name = re.sub(FILE_SUFFIX, "", place.name, flags=re.IGNORECASE)
+    return place.parent.name if name in ("interactions", "ratings", "u") else name
+
+
 def locate(wanted: str, folders: dict[str, Path], verbose: bool) -> tuple[Path, str, bool]:
     """The file of interactions of a dataset by name or path, downloaded if need be.
 
@@ -106,12 +116,7 @@ def locate(wanted: str, folders: dict[str, Path], verbose: bool) -> tuple[Path, 
     bare = path.parts == (path.name,)
     for place in [*(folder / path for folder in folders.values() if bare), path]:
         if main := main_file(place):
-            name = place.resolve().name
-            if main == place:  # a file's name says what it holds, or else its folder's does
-                name = re.sub(FILE_SUFFIX, "", name, flags=re.IGNORECASE)
-                if name in ("interactions", "ratings", "u"):
-                    name = place.resolve().parent.name
-            return main, name, False
+            return main, dataset_name(place), False
         if wanted == "ml-1m-order" and (
             main_file(place.with_name("ml-1m")) or place.with_name("ml-1m.zip").is_file()
         ):

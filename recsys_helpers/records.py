@@ -13,6 +13,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from recsys_helpers.fetch import dataset_name
+
 
 def write_run(path: Path, run: dict | list[dict]) -> Path:
     """Write `run` to `path` through a temporary file, so that no reader ever sees half of it."""
@@ -43,6 +45,15 @@ def _plain(value):
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     raise TypeError(f"JSON has no {type(value).__name__}.")
+
+
+def folders_of(dataset: str | os.PathLike | None, folder: Path) -> list[Path]:
+    """The folders in `folder` of one dataset, by its name or as `load_dataset` finds it, or all."""
+    places = list(folder.glob("*/"))
+    if dataset is None:
+        return places
+    named = [place for place in places if place.name == dataset]
+    return named or [folder / dataset_name(dataset)]
 
 
 def check_name(what: str, name: str) -> None:

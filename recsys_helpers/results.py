@@ -18,7 +18,7 @@ import pandas as pd
 from recsys_helpers.bootstrap import interval, means_of_draws
 from recsys_helpers.machine import describe_machine
 from recsys_helpers.metrics import bootstrap_interval, evaluate, recommendation_metrics, user_values
-from recsys_helpers.records import as_text, check_name, pack, reading, unpack, write_run
+from recsys_helpers.records import as_text, check_name, folders_of, pack, reading, unpack, write_run
 from recsys_helpers.splits import Split
 
 # Names in the tables, in their order: the baselines first, then the models as the book meets them.
@@ -131,7 +131,8 @@ def record_run(
         counts = np.bincount(split.train["item_id"], minlength=dataset.num_items + 1)
         run["recommended"] = recommendation_metrics(recommended, split.targets("test"), counts)
         run["recommended_items"] = pack(recommended)
-    return write_run(_place(folder, dataset.name, experiment) / f"{model}-seed{seed}.json", run)
+    path = Path(folder) / dataset.name / experiment / f"{model}-seed{seed}.json"
+    return write_run(path, run)
 
 
 def load_runs(
@@ -143,8 +144,7 @@ def load_runs(
 
     Args:
         folder: where results are kept; by default `results/` of the checkout this package is in.
-        dataset: only the runs on this dataset; of a path its last part counts, as in
-            `load_dataset`.
+        dataset: only the runs on this dataset, by its name or by a path as for `load_dataset`.
         experiment: the runs of this experiment instead of those of the models.
 
     Returns:
@@ -156,9 +156,9 @@ def load_runs(
         ValueError: if a file is damaged.
     """
     folder = results_folder(folder)
-    names = [d.name for d in folder.glob("*/")] if dataset is None else [dataset]
     stale, runs = stale_files(folder), []
-    for path in (p for n in names for p in _place(folder, n, experiment).glob("*-seed*.json")):
+    folders = [place / experiment for place in folders_of(dataset, folder)]
+    for path in (path for place in folders for path in place.glob("*-seed*.json")):
         with reading(path):
             run = json.loads(path.read_text())
             run["file"] = path.relative_to(folder).as_posix()
@@ -353,10 +353,6 @@ def stale_files(folder: Path) -> list[str]:
     listed = folder / "stale.json"
     with reading(listed):
         return json.loads(listed.read_text()) if listed.is_file() else []
-
-
-def _place(folder, dataset: str | os.PathLike, experiment: str) -> Path:
-    return Path(folder) / Path(dataset).name / experiment
 
 
 def _frame(rows: dict, columns: list[str], name: str = "model") -> pd.DataFrame:

@@ -18,11 +18,16 @@ import time
 from typing import Annotated
 
 import numpy as np
-import prometheus_client as prometheus
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
-from starlette.exceptions import HTTPException
+
+try:
+    import prometheus_client as prometheus
+    from fastapi import FastAPI, Request, Response
+    from fastapi.exceptions import RequestValidationError
+    from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
+    from starlette.exceptions import HTTPException
+except ModuleNotFoundError as error:
+    needed = "the service needs more packages: `pip install 'recsys-helpers[serve]'`."
+    raise ModuleNotFoundError(needed, name=error.name) from error
 
 from recsys_helpers.serving import Answer, Query, Version
 from recsys_helpers.versions import load_newest

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from recsys_helpers.records import reading
+from recsys_helpers.records import folders_of, reading
 from recsys_helpers.results import MODELS, results_folder, stale_files
 from recsys_helpers.splits import Split
 
@@ -23,14 +23,14 @@ CHOSEN_BY = "ndcg@10"  # on the validation target, the highest
 
 def load_trials(
     folder: str | os.PathLike | None = None,
-    dataset: str | None = None,
+    dataset: str | os.PathLike | None = None,
     chapter: str | None = None,
 ) -> list[dict]:
     """Read the trials, in the order of their files.
 
     Args:
         folder: where results are kept; by default `results/` of the checkout this package is in.
-        dataset: only the trials on this dataset.
+        dataset: only the trials on this dataset, by its name or by a path as for `load_dataset`.
         chapter: only the trials of this chapter.
 
     Returns:
@@ -44,11 +44,12 @@ def load_trials(
     """
     folder = results_folder(folder)
     stale, trials = stale_files(folder), []
-    for file in sorted((folder / "trials").glob("*/*.json")):
+    folders = folders_of(dataset, folder / "trials")
+    for file in sorted(file for place in folders for file in place.glob("*.json")):
         name = file.relative_to(folder).as_posix()
         with reading(file):
             trial = json.loads(file.read_text()) | {"file": name, "stale": name in stale}
-            if dataset in (None, trial["dataset"]) and chapter in (None, trial["chapter"]):
+            if chapter in (None, trial["chapter"]):
                 trials.append(trial)
     return trials
 
@@ -78,13 +79,13 @@ def best_trial(trials: list[dict], model: str) -> dict:
 
 
 def chosen_parameters(
-    chapter: str, dataset: str, folder: str | os.PathLike | None = None
+    chapter: str, dataset: str | os.PathLike, folder: str | os.PathLike | None = None
 ) -> dict[str, object]:
     """What the trials of a chapter say it should be run with on a dataset, but for the seed.
 
     Args:
         chapter: name of the notebook.
-        dataset: name of the dataset.
+        dataset: see `load_trials`.
         folder: see `load_trials`.
 
     Returns:
@@ -99,7 +100,9 @@ def chosen_parameters(
     return {name: value for name, value in chosen.items() if name not in ("dataset", "seed")}
 
 
-def trials_table(dataset: str, folder: str | os.PathLike | None = None) -> pd.DataFrame:
+def trials_table(
+    dataset: str | os.PathLike, folder: str | os.PathLike | None = None
+) -> pd.DataFrame:
     """Every trial on a dataset as numbers, for the page that shows them.
 
     Returns:
@@ -126,17 +129,19 @@ def without_test_targets(split: Split) -> Split:
     Raises:
         ValueError: if a user has had every item, so that no other item than the target is ranked.
     """
-    taken = np.zeros((split.dataset.num_users, split.dataset.num_items + 1), bool)
-    taken[:, 0] = True
-    for rows in (split.seen("test"), split.test):
-        taken[rows["user_id"] - 1, rows["item_id"]] = True
-    if (full := taken.all(axis=1)).any():
+    num_users, num_items = split.dataset.num_users, split.dataset.num_items
+    ids = ["user_id", "item_id"]
+    taken = pd.concat([split.seen("test")[ids], split.test[ids]]).drop_duplicates().sort_values(ids)
+    # A user's n-th smallest id is n as long as none is left out before it.
+    gapless = taken["item_id"] == taken.groupby("user_id").cumcount() + 1
+    stand_in = 1 + np.bincount(taken["user_id"][gapless], minlength=num_users + 1)[1:]
+    if (full := stand_in > num_items).any():
         raise ValueError(
-            f"expected users who haven't had all {split.dataset.num_items} items, received "
+            f"expected users who haven't had all {num_items} items, received "
             f"{full.sum():,} who have, such as user {full.argmax() + 1}: nothing can stand in for "
             "what they are tested on. Leave them out."
         )
-    stand_in = taken.argmin(axis=1).astype(split.test["item_id"].dtype)
+    stand_in = stand_in.astype(split.test["item_id"].dtype)
     return replace(split, test=split.test.assign(item_id=stand_in))
 
 

@@ -26,17 +26,17 @@ USERS, ITEMS = 300, 200
 SHORT = {"epochs": 2, "effort": 0.2, "memories": [3], "neighbours": [20]}
 
 
-def events(seed=0, repeats=False):
+def events(seed=0, repeats=False, users=USERS, items=ITEMS, most=40):
     """A log of user, item, position, with tastes in it: half of the steps go to the next item."""
     rng = np.random.default_rng(seed)
-    popularity = 1 / np.arange(1, ITEMS + 1) ** 0.7
+    popularity = 1 / np.arange(1, items + 1) ** 0.7
     popularity /= popularity.sum()
     rows = []
-    for user in range(1, USERS + 1):
-        seen = [int(rng.integers(1, ITEMS + 1))]
-        for _ in range(int(rng.integers(1 if repeats else 8, 40))):
-            near = seen[-1] % ITEMS + 1
-            item = near if rng.random() < 0.5 else int(rng.choice(ITEMS, p=popularity)) + 1
+    for user in range(1, users + 1):
+        seen = [int(rng.integers(1, items + 1))]
+        for _ in range(int(rng.integers(1 if repeats else 8, most))):
+            near = seen[-1] % items + 1
+            item = near if rng.random() < 0.5 else int(rng.choice(items, p=popularity)) + 1
             if repeats or item not in seen:
                 seen.append(item)
         rows += [(user, item, place) for place, item in enumerate(seen)]
@@ -89,6 +89,12 @@ def features(folder):
     items.to_parquet(folder / "items.parquet")
 
 
+def small(folder):
+    """Few people and fewer items than a long list has places, all on one day."""
+    log = events(users=40, items=30, most=16).drop(columns="position")
+    log.assign(timestamp="2024-05-31").to_csv(folder / "interactions.csv", index=False)
+
+
 # How each is written, and how a chapter is told of it.
 KINDS = {
     "shop": (shop, lambda data: "shop"),  # in the data folder
@@ -96,6 +102,7 @@ KINDS = {
     "times": (times, lambda data: os.path.relpath(data / "times", NOTEBOOKS)),
     "with titles": (titles, lambda data: str(data / "with titles")),
     "features": (features, lambda data: "features"),
+    "small": (small, lambda data: "small"),
 }
 
 

@@ -10,6 +10,7 @@ from conftest import in_a_data_folder
 from recsys_helpers import baselines
 from recsys_helpers.baselines import (
     BLOCK_USERS,
+    Baseline,
     ease,
     history_matrix,
     item_knn,
@@ -262,6 +263,22 @@ def test_more_users_than_fit_into_a_block(fit):
             assert shown[user - 1].tolist() == best[:5]
             own = scores[split.targets(target)[user - 1] - 1]
             assert ranks[user - 1] == sum(scores[item - 1] >= own for item in unseen)
+
+
+def test_scores_of_a_large_catalogue_are_computed_for_fewer_users_at_once(monkeypatch):
+    split, sizes, scores = random_split(num_users=300, num_items=30), [], Baseline.scores
+    model = ease(split.train, 30, tau=3)
+    expected = ranks_from_baseline(split, model), recommend_from_baseline(split, model, k=5)
+    monkeypatch.setattr(baselines, "BLOCK_BYTES", 8 * 30 * 7 + 1)
+    monkeypatch.setattr(
+        Baseline, "scores", lambda self, h: sizes.append(h.shape[0]) or scores(self, h)
+    )
+    found = ranks_from_baseline(split, model), recommend_from_baseline(split, model, k=5)
+    assert max(sizes) == 7 and sum(sizes) == 2 * 300
+    for values, same in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(values, same)
+    monkeypatch.setattr(baselines, "BLOCK_BYTES", 100)  # less than a user's scores
+    np.testing.assert_array_equal(ranks_from_baseline(split, model), expected[0])
 
 
 def test_where_people_come_back_everything_competes(monkeypatch):

@@ -1,6 +1,7 @@
 """Recording runs, deciding what is out of date, and the tables made of the records."""
 
 import dataclasses
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from recsys_helpers.bootstrap import interval, means_of_draws
 from recsys_helpers.datasets import load_dataset
 from recsys_helpers.metrics import recommendation_metrics
 from recsys_helpers.plots import colour_of
-from recsys_helpers.records import pack
+from recsys_helpers.records import pack, write_run
 from recsys_helpers.splits import leave_last_out
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -318,6 +319,34 @@ def test_data_of_ones_own_are_recorded_by_the_name_of_their_folder(tmp_path, mon
         ):  # fmt: skip
             assert table(place, folder=tmp_path).empty
         assert results.load_runs(None, place) == [] and results.stale_note(place) == ""
+
+
+@pytest.mark.parametrize(
+    "file", ["shop.csv", "shop.2024.CSV.gz", "shop/interactions.csv", "data.csv/interactions.csv"]
+)
+def test_records_are_found_by_the_path_that_the_dataset_was_loaded_from(
+    tmp_path, monkeypatch, file
+):
+    rows = [f"{user},{item},{item}" for user in range(USERS) for item in range(3)]
+    path = tmp_path / "somewhere" / file
+    path.parent.mkdir(parents=True)
+    content = "\n".join(["user_id,item_id,position", *rows]).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    own = leave_last_out(load_dataset(path, verbose=False), min_item_interactions=1)
+    record(tmp_path, own, "fm", 1, np.ones(USERS, int))
+    trial = {"chapter": "02_x", "dataset": own.dataset.name, "models": {}}
+    write_run(tmp_path / "trials" / own.dataset.name / "02_x-1.json", trial)
+    monkeypatch.chdir(path.parent)
+    places = [path, str(path), path.name, f"./{path.name}", own.dataset.name]
+    if path.name == "interactions.csv":
+        places += [path.parent, ".", f"../{path.parent.name}"]
+    for gone in (False, True):  # records outlive the data
+        for place in places:
+            assert len(results.load_runs(tmp_path, place)) == 1
+            assert list(results.results_table(place, tmp_path).index) == ["FM"]
+            assert len(trials.load_trials(tmp_path, place)) == 1
+        if not gone:
+            path.unlink()
 
 
 def test_stale_records_say_so(recorded):

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -20,7 +22,7 @@ from recsys_helpers.machine import describe_machine
 from recsys_helpers.metrics import metrics_from_ranks
 from recsys_helpers.records import unpack
 from recsys_helpers.results import MODELS, SEVERAL, TOWERS, load_runs, write_run
-from recsys_helpers.splits import leave_last_out
+from recsys_helpers.splits import Split, leave_last_out
 from recsys_helpers.trials import load_trials
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -188,6 +190,19 @@ def test_a_trial_ranks_no_test_target(tmp_path):
     assert (trials.without_test_targets(split).targets("test") != 2).all()
 
 
+def test_stand_ins_of_many_users_and_items_need_no_table_of_both():
+    users = np.repeat(np.arange(1, 4_001), 3)
+    whole = pd.DataFrame({"user_id": users, "item_id": np.tile([1, 3, 2], 4_000)})
+    whole.loc[3:5, "item_id"] = [50_000, 7, 1]
+    dataset = SimpleNamespace(interactions=whole, num_users=4_000, num_items=50_000, repeats=False)
+    split = Split(dataset, *(whole.iloc[place::3] for place in range(3)), "large")
+    tracemalloc.start()
+    hidden = trials.without_test_targets(split).targets("test")
+    assert tracemalloc.get_traced_memory()[1] < 2e7  # bytes; a table would have 2e8 entries
+    tracemalloc.stop()
+    assert hidden[:3].tolist() == [4, 2, 4] and (hidden[2:] == 4).all()
+
+
 def test_a_user_who_has_had_everything_is_tried_only_where_people_come_back(tmp_path):
     folder = write_data(tmp_path / "tiny", movies=6)
     split = leave_last_out(load_dataset(folder, verbose=False), min_item_interactions=1)
@@ -204,7 +219,7 @@ TRIED = """\
 import numpy as np
 from recsys_helpers.datasets import load_dataset
 from recsys_helpers.machine import describe_machine
-from recsys_helpers.splits import leave_last_out
+from recsys_helpers.splits import Split, leave_last_out
 from recsys_helpers.trials import load_trials
 from recsys_helpers.results import record_run"""
 TRY = """\

@@ -94,6 +94,20 @@ def test_an_empty_folder_is_refused(tmp_path):
         over_parts(Double(), tmp_path, tmp_path / "out")
 
 
+def test_parts_in_folders_within_are_refused(source, tmp_path):
+    for name in ("_delta_log", ".trash"):  # which nobody reads
+        (source / name).mkdir()
+        pq.write_table(pa.table({"x": [1]}), source / name / "0.parquet")
+    assert over_parts(Double(), source, source / "out").done == [
+        f"part-{n}.parquet" for n in range(6)
+    ]
+    assert over_parts(Double(), source, source / "out").done == []
+    (source / "date=2" / "a").mkdir(parents=True)
+    pq.write_table(pa.table({"x": [1]}), source / "date=2" / "a" / "part-0.parquet")
+    with pytest.raises(ValueError, match=r"all parts in .*source itself, received date=2.a.part-0"):
+        over_parts(Double(), source, tmp_path / "out")
+
+
 def test_the_results_of_a_folder_have_another_folder(source, tmp_path):
     (tmp_path / "same").symlink_to(source)
     for same in (source, tmp_path / "same"):
@@ -250,7 +264,7 @@ def milvus(tmp_path):
     made = []
 
     def make(**settings):
-        made.append(MilvusIndex(str(tmp_path / "vectors.db"), **settings))
+        made.append(MilvusIndex(tmp_path / "vectors.db", **settings))
         return made[-1]
 
     yield make
@@ -280,9 +294,12 @@ def test_the_engine_answers_as_exact_search(milvus, metric):
             engine.query(users, k)
     with pytest.raises(ValueError, match="less the longest exclusion, 3, received 16382"):
         engine.query(users, 16_382, exclude)
-    for name, values in (("price", 0.5), ("sold", True), ("genre", None), ("id", 1), ("vector", 1)):
+    odd = {"price": 0.5, "sold": True, "genre": None, "id": 1, "vector": 1, "genres": ("a", "b")}
+    for name, values in (odd | {"tags": (1, 2), "years": [1]}).items():
         with pytest.raises(ValueError, match=f"fields of integers or texts, .* received '{name}'"):
             engine.build(items, ids, {name: [values] * 200})
+    with pytest.raises(ValueError, match="one an item, .* received 'tags': object .*'a', 'b'"):
+        engine.build(items, ids, {"tags": [("a", "b")] * 199 + [()]})
     for queries, exclude in ((users, [[1]]), (users, [1] * 5), (users[0], 5)):
         with pytest.raises(ValueError, match="lists of ids, one a row; received"):
             engine.query(queries, 1, exclude)
@@ -408,6 +425,13 @@ def test_the_engine_reads_any_folder_and_no_part_is_rounded(tmp_path):
         by_engine(log / "0.parquet", tmp_path / "out")
     with pytest.raises(ValueError, match="no event is left of users with three and items with 1.5"):
         by_engine(log, tmp_path / "out", 1.5)
+    with pytest.raises(ValueError, match="min_item_.* a number, 0 to drop no item, received None"):
+        by_engine(log, tmp_path / "out", None)
+    (log / "more").mkdir()
+    pq.write_table(pa.table(GOOD), log / "more" / "0.parquet")
+    with pytest.raises(ValueError, match=r"all parts in .* itself, received more.0.parquet, too"):
+        by_engine(log, tmp_path / "out", 1)
+    (log / "more").rename(tmp_path / "more")
     assert by_engine(log, tmp_path / "out", 1) == {"train": 2, "validation": 1, "test": 1}
     part = {"user_id": [1, 1], "item_id": [7, 8], "timestamp": [4.5, 4.25]}
     pq.write_table(pa.table(part), log / "1.parquet")

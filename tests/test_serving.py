@@ -1,5 +1,6 @@
 """A version answers as its model; a folder never shows half of one; the service never mixes two."""
 
+import importlib
 import json
 import os
 import random
@@ -582,6 +583,14 @@ def test_publishers_take_turns(version, tmp_path):
 
 
 # The service
+
+
+@pytest.mark.parametrize("missing", ["fastapi", "prometheus_client"])
+def test_without_the_extra_the_service_says_what_to_install(missing, monkeypatch):
+    monkeypatch.delitem(sys.modules, "recsys_helpers.service", raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=r"needs more .* `pip install 'recsys-helpers\[serve\]'`"):
+        importlib.import_module("recsys_helpers.service")
 
 
 @pytest.fixture

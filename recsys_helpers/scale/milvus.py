@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 
@@ -36,7 +37,7 @@ class MilvusIndex:
 
     def __init__(
         self,
-        uri: str,
+        uri: str | os.PathLike,
         name: str = "items",
         metric: str = "dot",
         kind: str = "FLAT",
@@ -54,7 +55,7 @@ class MilvusIndex:
             raise ValueError(f'metric must be "dot" or "cosine", received {metric!r}.')
         self.name, self.metric, self.kind = name, metric, kind
         self.build_params, self.search_params = build_params or {}, search_params or {}
-        self.client, self.error = MilvusClient(uri), MilvusException
+        self.client, self.error = MilvusClient(os.fspath(uri)), MilvusException
 
     def build(self, vectors: np.ndarray, ids: np.ndarray, fields: dict | None = None):
         """Put a catalogue into a new collection, switch to it, and drop the one before.
@@ -84,12 +85,13 @@ class MilvusIndex:
         if not np.isfinite(vectors).all():
             raise ValueError("the vectors have entries that are NaN or infinite as float32.")
         for name, values in fields.items():
-            array = np.asarray(values)
+            several = any(np.iterable(value) and not isinstance(value, str) for value in values)
+            array = np.asarray(values, object if several else None)
             text = array.dtype.kind == "U" or all(isinstance(value, str) for value in array)
             if name in ("id", "vector") or not (array.dtype.kind in "iu" or text):
                 raise ValueError(
-                    f"expected fields of integers or texts, not named id or vector, received "
-                    f"{name!r}: {array.dtype} {array!s:.40}."
+                    f"expected fields of integers or texts, one an item, not named id or vector, "
+                    f"received {name!r}: {array.dtype} {array!s:.40}."
                 )
         before, new = self._collection(), f"{self.name}_{secrets.token_hex(4)}"
         try:

@@ -108,14 +108,12 @@ def over_parts(
 
     Raises:
         FileNotFoundError: if there are no parts.
-        ValueError: if source and destination are one folder.
+        ValueError: if source and destination are one folder, or there are parts in folders within.
         Exception: whatever `work` raised on a part, or dask's `KilledWorker` if a part ended
             several workers; other parts are finished first and stay.
     """
     source, destination, start = Path(source), Path(destination), time.perf_counter()
-    parts = sorted(path.name for path in source.glob("*.parquet"))
-    if not parts:
-        raise FileNotFoundError(f"expected *.parquet files in {source}, found none.")
+    parts = [path.name for path in parts_of(source, destination)]
     destination.mkdir(parents=True, exist_ok=True)
     if destination.samefile(source):
         raise ValueError(f"expected another folder than the source for the results: {source}.")
@@ -139,6 +137,25 @@ def over_parts(
         if failures:
             failures[0].result()  # raises
     return Report(todo, there, time.perf_counter() - start)
+
+
+def parts_of(source: Path, results: Path | None = None) -> list[Path]:
+    """The `*.parquet` files of a folder, in the order of their names.
+
+    Raises:
+        FileNotFoundError: if there are none.
+        ValueError: if there are more in folders within, `results` excepted: nobody would miss them.
+    """
+    parts = sorted(source.glob("*.parquet"))
+    if not parts:
+        raise FileNotFoundError(f"expected *.parquet files in {source}, found none.")
+    deeper = (p for p in source.glob("*/**/*.parquet") if results not in p.parents)
+    for path in (p.relative_to(source) for p in deeper):
+        if not any(name.startswith((".", "_")) for name in path.parts):  # as Arrow leaves out
+            raise ValueError(
+                f"expected all parts in {source} itself, received {path}, too. Move it."
+            )
+    return parts
 
 
 def one_part(work, source: str, destination: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from numbers import Real
 from pathlib import Path
 
 from recsys_helpers.columns import NONE
+from recsys_helpers.scale.parts import parts_of
 
 READ = dict.fromkeys(("user_id", "item_id"), "whole numbers below 2**53 or text")
 READ["timestamp"] = "numbers or times"
@@ -41,12 +43,17 @@ def leave_last_out(
     Raises:
         FileExistsError: if `destination` is there.
         FileNotFoundError: if there are no files.
-        ValueError: if a column, a user, an item or a time is missing or can't be one, or nothing is
-            left.
+        ValueError: if a column, a user, an item or a time is missing or can't be one, there are
+            parts in folders within, or nothing is left.
     """
     import duckdb
 
     source, destination = Path(source), Path(destination)
+    if not isinstance(min_item_interactions, Real):
+        raise ValueError(
+            f"min_item_interactions must be a number, 0 to drop no item, received "
+            f"{min_item_interactions!r}."
+        )
     if destination.exists():
         raise FileExistsError(f"{destination} is there already: remove it, or name another folder.")
     unfinished = destination.with_name(f".{destination.name}-{secrets.token_hex(4)}")
@@ -79,9 +86,7 @@ def leave_last_out(
 
 def _read(engine, source: Path) -> None:
     """Make the table `events`, of what a Dataset would take, too."""
-    files = sorted(map(str, source.glob("*.parquet")))
-    if not files:
-        raise FileNotFoundError(f"expected *.parquet files in {source}, found none.")
+    files = list(map(str, parts_of(source)))
     # By name, each column in a type that holds what any file has: else 1.4 may be rounded to 1.
     described = engine.execute(
         "DESCRIBE SELECT * FROM read_parquet(?, union_by_name = true)", [files]
