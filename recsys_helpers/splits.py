@@ -31,6 +31,9 @@ class Split:
         validation: exactly one row per user; row i belongs to user i + 1.
         test: the same.
         name: what the split is called in tables.
+
+    Raises:
+        ValueError: on tables that aren't so.
     """
 
     dataset: Dataset
@@ -38,6 +41,29 @@ class Split:
     validation: pd.DataFrame
     test: pd.DataFrame
     name: str
+
+    def __post_init__(self):
+        owners, everyone = (
+            self.dataset.interactions["user_id"],
+            range(1, self.dataset.num_users + 1),
+        )
+        for name in ("train", "validation", "test"):
+            table = getattr(self, name)
+            at, users = table.index.to_numpy(), table["user_id"].to_numpy()
+            odd = owners.reindex(at).to_numpy() != users
+            odd[1:] |= (at[1:] <= at[:-1]) | (users[1:] < users[:-1])
+            if odd.any():
+                row = int(odd.argmax())
+                raise ValueError(
+                    f"{name} must hold rows of dataset.interactions in their order and with their "
+                    f"index, by user and then time; row {row}, of user {users[row]} with index "
+                    f"{at[row]}, isn't in place. Keep the index, and sort by it (sort_index)."
+                )
+            if name != "train" and not np.array_equal(users, everyone):
+                raise ValueError(
+                    f"{name} must hold one row of each user from 1 to {len(everyone)}, received "
+                    f"{len(users)} rows of {len(set(users))} users."
+                )
 
     def known(self, target: str) -> pd.DataFrame:
         """What is known of the users when `target` is to be predicted, by user and then time.

@@ -216,7 +216,7 @@ def test_ranks_from_baseline_uses_what_is_known_before_the_target():
     # The circle as a split: at test time the last known item is the validation item.
     whole = interactions([(np.arange(14) + start) % 20 + 1 for start in range(20)])
     place = whole.groupby("user_id").cumcount()
-    dataset = type("Circle", (), {"num_items": 20, "num_users": 20, "repeats": False})
+    dataset = SimpleNamespace(interactions=whole, num_items=20, num_users=20, repeats=False)
     split = Split(dataset, whole[place < 12], whole[place == 12], whole[place == 13], "circle")
     model = markov(split.train, 20)
     for target in ("validation", "test"):
@@ -240,7 +240,9 @@ def random_split(num_users, num_items, seed=0):
             for _ in range(num_users)]  # fmt: skip
     whole = interactions(rows)
     left = whole.groupby("user_id").cumcount(ascending=False)
-    dataset = SimpleNamespace(num_items=num_items, num_users=num_users, repeats=False)
+    dataset = SimpleNamespace(
+        interactions=whole, num_items=num_items, num_users=num_users, repeats=False
+    )
     return Split(dataset, whole[left > 1], whole[left == 1], whole[left == 0], "random")
 
 

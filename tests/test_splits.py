@@ -300,6 +300,36 @@ def test_known_is_what_the_parts_say():
     pd.testing.assert_frame_equal(split.known("test"), rows[rows["position"] <= 3])
 
 
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("train", lambda rows: rows.sort_values("position"), "train must hold rows of"),
+        ("train", lambda rows: rows[::-1], "row 1, of user"),
+        ("train", lambda rows: rows.reset_index(drop=True), "train .* Keep the index"),
+        ("train", lambda rows: rows.set_axis(rows.index + 10_000), "row 0, of user 1 with index"),
+        ("train", lambda rows: rows.loc[rows.index.repeat(2)], "row 1, of user 1 with index 0"),
+        ("validation", lambda rows: rows.sample(frac=1, random_state=1), "validation must hold"),
+        ("validation", lambda rows: rows[1:], "each user from 1 to 40, received 39 rows of 39"),
+        ("test", lambda rows: rows.reset_index(drop=True), "test must hold rows"),
+        ("test", lambda rows: rows.iloc[:0], "received 0 rows of 0 users"),
+    ],
+)
+def test_tables_out_of_place_are_refused(part, change, message):
+    """Sequences are read off them by place, so one in another order would mix up the users."""
+    split = leave_last_out(random_dataset(8))
+    with pytest.raises(ValueError, match=message):
+        replace(split, **{part: change(getattr(split, part))})
+
+
+def test_a_table_with_fewer_rows_or_other_items_is_a_split_too():
+    split = leave_last_out(random_dataset(8))
+    other = split.train["item_id"].to_numpy()[::-1]
+    for train in (split.train[split.train["user_id"] != 3], split.train.assign(item_id=other)):
+        assert len(replace(split, train=train).known("test")) == len(train) + 40
+    known = replace(split, train=split.known("test"), validation=split.test).known("test")
+    pd.testing.assert_frame_equal(known, split.dataset.interactions)
+
+
 def test_targets_of_samples_are_checked():
     """A split whose training table holds a test interaction cannot be turned into samples."""
     from recsys_helpers.samples import training_samples
