@@ -354,9 +354,9 @@ def _profile_codes(dataset, encoder: Encoder) -> dict[str, dict[str, int]]:
             continue
         column = dataset.users[name]
         if name == "age" and pd.api.types.is_numeric_dtype(column.dtype):
-            ages = range(121)  # also those that no user has
-            groups = np.digitize(ages, AGE_BOUNDS) + 1
-            codes[name] = {str(age): int(code) for age, code in zip(ages, groups, strict=True)}
+            # Also ages that no user has, but no group beyond those that the tower has vectors for.
+            groups = enumerate((np.digitize(range(121), AGE_BOUNDS) + 1).tolist())
+            codes[name] = {str(age): c for age, c in groups if c < encoder.sizes[name]}
             continue
         for value, code in zip(column, of_users[1:].tolist(), strict=True):
             several = isinstance(code, list)
