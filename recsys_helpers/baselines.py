@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import linalg, sparse
 
 from recsys_helpers.metrics import items_by_user, ranks_from_scores
-from recsys_helpers.splits import Split
+from recsys_helpers.splits import Split, check_order
 
 LARGEST = 4 << 30  # bytes of a dense matrix; fitting takes two to three times as much
 BLOCK_BYTES = 1 << 26  # of similarities that are computed at once
@@ -252,6 +252,7 @@ def _columns(interactions: pd.DataFrame, num_items: int) -> tuple[np.ndarray, np
             "expected interactions sorted by user (from 1) and then time, received user "
             f"{users[row]} in row {row}, after user {users[max(row - 1, 0)]}. Sort them first."
         )
+    check_order(interactions)
     return users, items
 
 

@@ -211,6 +211,30 @@ def check_no_leakage(split: Split, user_ids=None, item_ids=None, counts=None) ->
             )
 
 
+def check_order(interactions: pd.DataFrame) -> None:
+    """Raise ValueError if a user's rows are out of the order of time; of equal times any is right.
+
+    Args:
+        interactions: `user_id`, in any order, and what tells a user's moments: `position`, or else
+            `timestamp`; without either, the rows are taken at their word.
+    """
+    name = next((name for name in ("position", "timestamp") if name in interactions), "user_id")
+    users, moments = interactions["user_id"].to_numpy(), interactions[name].to_numpy()
+    if moments.dtype.kind not in "iufM":
+        return
+    if (users[1:] < users[:-1]).any():
+        order = np.argsort(users, kind="stable")
+        users, moments = users[order], moments[order]
+    late = (users[1:] == users[:-1]) & (moments[1:] < moments[:-1])
+    if late.any():
+        row = int(late.argmax())
+        raise ValueError(
+            f"expected each user's interactions in the order of time, received {name} "
+            f"{moments[row + 1]} of user {users[row]} after {moments[row]}. Sort by user_id and "
+            f"{name}."
+        )
+
+
 def _check_ids(ids: np.ndarray, largest: int, what: str) -> None:
     if ids.size and (ids.min() < 1 or ids.max() > largest):
         row = int(((ids < 1) | (ids > largest)).argmax())

@@ -436,6 +436,12 @@ def test_what_is_known_may_come_in_any_order_of_users(samples, model):
     one, other = (make_version(model, samples, index, known=table) for table in (known, mixed))
     np.testing.assert_array_equal(one.known, other.known)
     np.testing.assert_array_equal(one.offsets, other.offsets)
+    for table in (known[::-1], mixed.sort_values("item_id"), mixed[::-1]):
+        with pytest.raises(ValueError, match="in the order of time, received position .* of user"):
+            make_version(model, samples, index, known=table)
+    told = known.drop(columns="position")[::-1]  # by whoever knows its order
+    last = known.loc[known["user_id"] == 1, "item_id"].iloc[-1]
+    assert make_version(model, samples, index, known=told).known[0] == last
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])

@@ -12,6 +12,7 @@ from recsys_helpers.splits import (
     LeakageError,
     Split,
     check_no_leakage,
+    check_order,
     five_core_items,
     leave_last_out,
     random_split,
@@ -328,6 +329,20 @@ def test_a_table_with_fewer_rows_or_other_items_is_a_split_too():
         assert len(replace(split, train=train).known("test")) == len(train) + 40
     known = replace(split, train=split.known("test"), validation=split.test).known("test")
     pd.testing.assert_frame_equal(known, split.dataset.interactions)
+
+
+def test_the_order_of_time():
+    table = pd.DataFrame({"user_id": [2, 1, 2, 1], "position": [4, 3, 4, 9]})
+    check_order(table)
+    check_order(table.iloc[:0])
+    with pytest.raises(ValueError, match="received position 3 of user 1 after 9"):
+        check_order(table[::-1])
+    days = pd.to_datetime(["2020-02-01", "2020-01-01", "2020-01-31", None])
+    table = table.drop(columns="position").assign(timestamp=days)
+    with pytest.raises(ValueError, match="2020-01-31.* of user 2 after 2020-02-01"):
+        check_order(table)
+    for untold in (table["timestamp"].astype(str), table["timestamp"].astype(object)):
+        check_order(table.assign(timestamp=untold))
 
 
 def test_targets_of_samples_are_checked():
