@@ -406,10 +406,14 @@ def test_arrays_that_do_not_fit_are_refused_in_words(message, change):
         model.evaluate(x, y, sample_weight=weight, verbose=0)
     with pytest.raises(ValueError, match=message):
         model.fit(inputs, targets, validation_data=(x, y, weight), verbose=0)
+    for on_batch in (model.train_on_batch, model.test_on_batch):
+        with pytest.raises(ValueError, match=message):
+            on_batch(x, y, weight)
     lengths = {len(v) if v.ndim else None for v in x.values()}
     if "hold" in message or "missing" in message or len(lengths) > 1:
-        with pytest.raises(ValueError, match=message):
-            model.user_vectors(x)
+        for vectors in (model.user_vectors, model.predict):
+            with pytest.raises(ValueError, match=message):
+                vectors(x)
 
 
 def test_what_fit_cannot_do_is_refused():
@@ -448,6 +452,11 @@ def test_lists_are_read_as_arrays():
     model.fit(lists, targets.tolist(), batch_size=np.int64(8), verbose=0)
     loss = model.evaluate(inputs, targets, verbose=0)
     assert model.evaluate(lists, targets.tolist(), verbose=0) == pytest.approx(loss)
+    model.reset_metrics()
+    assert model.test_on_batch(lists, targets.tolist()) == pytest.approx(loss)
+    model.train_on_batch(lists, targets.tolist(), [1.0] * 16)
+    vectors = model.predict(lists, verbose=0)
+    np.testing.assert_array_equal(vectors, model.predict(inputs, verbose=0))
 
 
 def test_batches_of_one_target_have_no_negatives_in_them():
