@@ -27,6 +27,7 @@ SEARCH_FIELD = "genres"
 SEARCH_ITEMS = 3
 # Inputs of ours, and a size: no field of the users may be called so.
 TAKEN = ("history", "history_length", "search", "example_age")
+SHAPES = {"history": "[n, length]", "example_age": "[n, T]", "search": "[n, T, tokens]"}
 BLOCK_ROWS = 1 << 15  # made at a time, so that no index of all of them is ever held
 
 
@@ -290,7 +291,7 @@ def check_inputs(inputs: dict, sizes: dict, names) -> None:
 
     Raises:
         ValueError: naming the input, and the row and the value of the first id that is unknown; on
-            inputs of several lengths, of another rank, or an age that isn't finite.
+            inputs of several lengths, of another rank or T, or an age that isn't finite.
     """
     missing = [name for name in names if name not in inputs]
     if missing:
@@ -304,10 +305,10 @@ def check_inputs(inputs: dict, sizes: dict, names) -> None:
         raise ValueError(f"expected equally many rows in all arrays, received {lengths}.")
     for name in names:
         codes = np.asarray(inputs[name])
-        if name in ("history", "example_age") and codes.ndim != 2:
+        if name in SHAPES and codes.ndim != 1 + SHAPES[name].count(","):
             raise ValueError(
-                f"{name} must be [n, {'length' if name == 'history' else 'T'}], received shape "
-                f"{codes.shape}; of one user it is {name}[None]."
+                f"{name} must be {SHAPES[name]}, received shape {codes.shape}; of one user it is "
+                f"{name}[None]."
             )
         if name == "example_age" and not np.isfinite(codes).all():
             raise ValueError(f"{name} must be finite, received {codes[~np.isfinite(codes)][0]}.")
@@ -322,6 +323,11 @@ def check_inputs(inputs: dict, sizes: dict, names) -> None:
                 f"received {codes[place]} in row {place[0]}. Were they numbered by another "
                 "dataset? Unknown ones are 0."
             )
+    moments = {
+        name: np.shape(inputs[name])[1] for name in ("example_age", "search") if name in names
+    }
+    if len(set(moments.values())) > 1:
+        raise ValueError(f"expected the same T of example_age and search, received {moments}.")
 
 
 def num_rows(values) -> int | None:

@@ -223,14 +223,14 @@ class TwoTower(keras.Model):
         return super().test_on_batch(*self._checked(x, y, sample_weight), *args, **kwargs)
 
     def _checked(self, x, y, weight):
-        self._check_inputs(x)
-        return batches.checked_arrays(x, y, weight, self.num_items)
+        return batches.checked_arrays(self._checked_inputs(x), y, weight, self.num_items)
 
-    def _check_inputs(self, inputs):
-        sizes = getattr(self.user_tower, "sizes", None)
+    def _checked_inputs(self, inputs):
+        inputs, sizes = batches.as_arrays(inputs), getattr(self.user_tower, "sizes", None)
         if isinstance(inputs, dict) and sizes:
             names = dict.fromkeys([*self.user_tower.reads, "history", "example_age"])
             check_inputs(inputs, sizes, list(names))
+        return inputs
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Cross-entropy of the next items `y` [batch, T], given user vectors `y_pred`.
@@ -298,9 +298,7 @@ class TwoTower(keras.Model):
 
     def predict(self, x, *args, **kwargs):
         """As `keras.Model.predict`, the vectors of all moments, with the checks of `fit`."""
-        x = batches.as_arrays(x)
-        self._check_inputs(x)
-        return super().predict(x, *args, **kwargs)
+        return super().predict(self._checked_inputs(x), *args, **kwargs)
 
     def user_vectors(self, inputs, batch_size=1024):
         """The users' vectors after the last moment of each row, a numpy array [n, d].
@@ -308,8 +306,7 @@ class TwoTower(keras.Model):
         Raises:
             ValueError: on inputs that do not fit the user tower.
         """
-        inputs, batch_size = batches.as_arrays(inputs), batches.whole_size(batch_size, 1024)
-        self._check_inputs(inputs)
+        inputs, batch_size = self._checked_inputs(inputs), batches.whole_size(batch_size, 1024)
         vectors = []
         for start in range(0, len(keras.tree.flatten(inputs)[0]) or 1, batch_size):  # none: [0, d]
             rows = batches.rows_of(inputs, slice(start, start + batch_size))
