@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from recsys_helpers.datasets import Dataset
+from recsys_helpers.records import reading, writing
 from recsys_helpers.splits import Split, check_no_leakage
 
 SECONDS_PER_DAY = 86_400
@@ -75,22 +76,23 @@ class Encoder:
         self.sizes["history_length"] = history_length
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write it into a file that ends in .npz, for whoever serves without the dataset."""
+        """Write it into a file, in numpy's .npz, for whoever serves without the dataset."""
         arrays = {f"profile/{name}": codes for name, codes in self.profile.items()}
         arrays |= {f"sizes/{name}": np.array(size) for name, size in self.sizes.items()}
-        np.savez(path, tokens=self.tokens, positions=np.array(self.positions), **arrays)
+        with writing(path) as file:
+            np.savez(file, tokens=self.tokens, positions=np.array(self.positions), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Encoder:
-        """The encoder that `save` wrote."""
+        """The encoder that `save` wrote; ValueError if the file is damaged, or another."""
         self = cls.__new__(cls)
-        with open(path, "rb") as file:
+        with reading(path), open(path, "rb") as file:
             arrays = dict(np.load(file))
-        self.tokens, self.positions = arrays["tokens"], int(arrays["positions"])
-        named = [(*name.split("/", 1), value) for name, value in arrays.items() if "/" in name]
-        self.profile = {name: value for kind, name, value in named if kind == "profile"}
-        self.sizes = {name: int(value) for kind, name, value in named if kind == "sizes"}
-        self.steps = self.positions + self.sizes["history_length"] - 1
+            self.tokens, self.positions = arrays["tokens"], int(arrays["positions"])
+            named = [(*name.split("/", 1), value) for name, value in arrays.items() if "/" in name]
+            self.profile = {name: value for kind, name, value in named if kind == "profile"}
+            self.sizes = {name: int(value) for kind, name, value in named if kind == "sizes"}
+            self.steps = self.positions + self.sizes["history_length"] - 1
         return self
 
     def inputs(self, users, history, example_age) -> dict[str, np.ndarray]:
