@@ -241,6 +241,9 @@ def recommend_from_baseline(
 def _columns(interactions: pd.DataFrame, num_items: int) -> tuple[np.ndarray, np.ndarray]:
     """User and item ids, checked."""
     users, items = interactions["user_id"].to_numpy(), interactions["item_id"].to_numpy()
+    for ids in (users, items):
+        if len(ids) and ids.dtype.kind not in "iu":
+            raise ValueError(f"expected ids that are integers, received {ids.dtype}.")
     if len(items) and (items.min() < 1 or items.max() > num_items):
         row = int(((items < 1) | (items > num_items)).argmax())
         raise ValueError(

@@ -339,7 +339,7 @@ def num_rows(values) -> int | None:
 
 def _codes(table: pd.DataFrame, what: str, fields, defaults) -> dict[str, np.ndarray]:
     if fields is not None:
-        unknown = [name for name in fields if name not in table]
+        unknown = [name for name in fields if name not in list(table)]
         if unknown:
             raise ValueError(
                 f"the {what} have no column {', '.join(map(repr, unknown))}; they have "

@@ -236,6 +236,8 @@ def check_order(interactions: pd.DataFrame) -> None:
 
 
 def _check_ids(ids: np.ndarray, largest: int, what: str) -> None:
+    if ids.size and ids.dtype.kind not in "iu":
+        raise ValueError(f"{what} must be integers, received {ids.dtype}.")
     if ids.size and (ids.min() < 1 or ids.max() > largest):
         row = int(((ids < 1) | (ids > largest)).argmax())
         raise ValueError(f"{what} must be 1 to {largest}, received {ids[row]} in row {row}.")

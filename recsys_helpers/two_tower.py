@@ -327,6 +327,7 @@ class TwoTower(keras.Model):
             raise ValueError(
                 f"item ids must be integers [n] from 1 to {self.num_items}, received {received}."
             )
+        batch_size = batches.whole_size(batch_size, 65_536)
         blocks = np.split(ids.astype("int32"), range(batch_size, len(ids), batch_size))
         vectors = [self.item_tower(ops.convert_to_tensor(b), training=False) for b in blocks]
         return np.concatenate([_as_numpy(block) for block in vectors])

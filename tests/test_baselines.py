@@ -65,6 +65,9 @@ def test_tables_that_do_not_fit(fit):
         fit(THREE.iloc[[0, 1, 4, 2, 5]], 4)
     with pytest.raises(ValueError, match="received user 0 in row 0"):
         fit(THREE.assign(user_id=0), 4)
+    for column in ("user_id", "item_id"):
+        with pytest.raises(ValueError, match="integers, received float64"):
+            fit(THREE.astype({column: float}), 4)
     newest_first = THREE.assign(timestamp=[3.5, 2.0, 1.0, 2.0, 1.0, 3.0, 2.0, 1.0])
     with pytest.raises(ValueError, match="received timestamp 2.0 of user 1 after 3.5. Sort by"):
         fit(newest_first, 4)

@@ -324,6 +324,8 @@ def test_fields_of_other_names_are_read_if_they_are_named():
         training_samples(split, user_fields=("planet", "country", "sex"))
     with pytest.raises(ValueError, match="items have no column 'colour'; they have 'year'"):
         training_samples(split, search_field="colour")
+    with pytest.raises(ValueError, match=r"items have no column \['year'\]; they have 'year'"):
+        training_samples(split, search_field=["year"])
 
 
 # ------------------------------------------------------------------------------------- errors

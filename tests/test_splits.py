@@ -230,6 +230,8 @@ def test_counts_over_everything_are_found():
         (None, [1, 2], "give both or none"),
         ([1, 2], [1], r"one shape \[n\], received \(2,\) and \(1,\)"),
         ([[1], [2]], [[1], [2]], r"one shape \[n\], received \(2, 1\)"),
+        ([1.5, 2], [1, 1], "user_ids must be integers, received float64"),
+        ([1, 2], [1, 1.0], "item_ids must be integers, received float64"),
         ([1, 0], [1, 1], "user_ids must be 1 to 40, received 0 in row 1"),
         ([1, 41], [1, 1], "user_ids must be 1 to 40, received 41 in row 1"),
         ([1, 2], [-1, 1], "item_ids must be 1 to 60, received -1 in row 0"),

@@ -448,6 +448,7 @@ def test_sizes_of_batches_are_whole_numbers(size):
         lambda: model.fit(inputs, targets, validation_batch_size=size, verbose=0),
         lambda: model.evaluate(inputs, targets, batch_size=size, verbose=0),
         lambda: model.user_vectors(inputs, batch_size=size),
+        lambda: model.item_vectors(batch_size=size),
     ):
         with pytest.raises(ValueError, match=message):
             call()
