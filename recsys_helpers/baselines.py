@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import linalg, sparse
 
 from recsys_helpers.metrics import items_by_user, ranks_from_scores
-from recsys_helpers.splits import Split
+from recsys_helpers.splits import Split, check_order
 
 LARGEST = 4 << 30  # bytes of a dense matrix; fitting takes two to three times as much
 BLOCK_BYTES = 1 << 26  # of similarities or scores that are computed at once
@@ -242,6 +242,9 @@ def recommend_from_baseline(
 def _columns(interactions: pd.DataFrame, num_items: int) -> tuple[np.ndarray, np.ndarray]:
     """User and item ids, checked."""
     users, items = interactions["user_id"].to_numpy(), interactions["item_id"].to_numpy()
+    for ids in (users, items):
+        if len(ids) and ids.dtype.kind not in "iu":
+            raise ValueError(f"expected ids that are integers, received {ids.dtype}.")
     if len(items) and (items.min() < 1 or items.max() > num_items):
         row = int(((items < 1) | (items > num_items)).argmax())
         raise ValueError(
@@ -253,6 +256,7 @@ def _columns(interactions: pd.DataFrame, num_items: int) -> tuple[np.ndarray, np
             "expected interactions sorted by user (from 1) and then time, received user "
             f"{users[row]} in row {row}, after user {users[max(row - 1, 0)]}. Sort them first."
         )
+    check_order(interactions)
     return users, items
 
 

@@ -23,10 +23,19 @@ def whole_size(batch_size, default):
 
 
 def as_arrays(inputs):
-    """Inputs by name as they are, but lists as arrays."""
+    """Inputs by name as they are, but lists as arrays; ValueError if those have uneven rows."""
     if not isinstance(inputs, dict):
         return inputs
-    return {k: np.asarray(v) if isinstance(v, (list, tuple)) else v for k, v in inputs.items()}
+    return {k: _array(v, k) if isinstance(v, (list, tuple)) else v for k, v in inputs.items()}
+
+
+def _array(values, name):
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must have rows of one length, received others. Fill them with 0 on the left."
+        ) from error
 
 
 def checked_arrays(x, y, weight, num_items):
@@ -45,7 +54,7 @@ def checked_arrays(x, y, weight, num_items):
         ValueError: naming what differs, or the first row whose targets are none.
     """
     x = keras.tree.map_structure(np.asarray, as_arrays(x))
-    y = np.asarray(y)
+    y = _array(y, "targets")
     rows = {"targets": num_rows(y)}
     rows |= {name: num_rows(v) for name, v in (x.items() if isinstance(x, dict) else [("x", x)])}
     if weight is not None:

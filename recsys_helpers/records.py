@@ -17,18 +17,25 @@ from recsys_helpers.fetch import dataset_name
 
 
 def write_run(path: Path, run: dict | list[dict]) -> Path:
-    """Write `run` to `path` through a temporary file, so that no reader ever sees half of it."""
+    """Write `run` to `path`, see `writing`."""
     text = as_text(run) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".tmp")
+    with writing(path) as file:
+        file.write(text.encode())
+    return path
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike):
+    """A temporary binary file that becomes `path` at the end, so that no reader sees half of it."""
+    file = tempfile.NamedTemporaryFile(dir=Path(path).parent, delete=False, suffix=".tmp")
     try:
         with file:
-            file.write(text)
+            yield file
         os.chmod(file.name, 0o644)
         os.replace(file.name, path)
     finally:
         Path(file.name).unlink(missing_ok=True)
-    return path
 
 
 def as_text(record) -> str:

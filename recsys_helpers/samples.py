@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from recsys_helpers.datasets import Dataset
+from recsys_helpers.records import reading, writing
 from recsys_helpers.splits import Split, check_no_leakage
 
 SECONDS_PER_DAY = 86_400
@@ -27,6 +28,7 @@ SEARCH_FIELD = "genres"
 SEARCH_ITEMS = 3
 # Inputs of ours, and a size: no field of the users may be called so.
 TAKEN = ("history", "history_length", "search", "example_age")
+SHAPES = {"history": "[n, length]", "example_age": "[n, T]", "search": "[n, T, tokens]"}
 BLOCK_ROWS = 1 << 15  # made at a time, so that no index of all of them is ever held
 
 
@@ -74,22 +76,23 @@ class Encoder:
         self.sizes["history_length"] = history_length
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write it into a file that ends in .npz, for whoever serves without the dataset."""
+        """Write it into a file, in numpy's .npz, for whoever serves without the dataset."""
         arrays = {f"profile/{name}": codes for name, codes in self.profile.items()}
         arrays |= {f"sizes/{name}": np.array(size) for name, size in self.sizes.items()}
-        np.savez(path, tokens=self.tokens, positions=np.array(self.positions), **arrays)
+        with writing(path) as file:
+            np.savez(file, tokens=self.tokens, positions=np.array(self.positions), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Encoder:
-        """The encoder that `save` wrote."""
+        """The encoder that `save` wrote; ValueError if the file is damaged, or another."""
         self = cls.__new__(cls)
-        with open(path, "rb") as file:
+        with reading(path), open(path, "rb") as file:
             arrays = dict(np.load(file))
-        self.tokens, self.positions = arrays["tokens"], int(arrays["positions"])
-        named = [(*name.split("/", 1), value) for name, value in arrays.items() if "/" in name]
-        self.profile = {name: value for kind, name, value in named if kind == "profile"}
-        self.sizes = {name: int(value) for kind, name, value in named if kind == "sizes"}
-        self.steps = self.positions + self.sizes["history_length"] - 1
+            self.tokens, self.positions = arrays["tokens"], int(arrays["positions"])
+            named = [(*name.split("/", 1), value) for name, value in arrays.items() if "/" in name]
+            self.profile = {name: value for kind, name, value in named if kind == "profile"}
+            self.sizes = {name: int(value) for kind, name, value in named if kind == "sizes"}
+            self.steps = self.positions + self.sizes["history_length"] - 1
         return self
 
     def inputs(self, users, history, example_age) -> dict[str, np.ndarray]:
@@ -290,7 +293,7 @@ def check_inputs(inputs: dict, sizes: dict, names) -> None:
 
     Raises:
         ValueError: naming the input, and the row and the value of the first id that is unknown; on
-            inputs of several lengths, of another rank, or an age that isn't finite.
+            inputs of several lengths, of another rank or T, or an age that isn't finite.
     """
     missing = [name for name in names if name not in inputs]
     if missing:
@@ -304,10 +307,10 @@ def check_inputs(inputs: dict, sizes: dict, names) -> None:
         raise ValueError(f"expected equally many rows in all arrays, received {lengths}.")
     for name in names:
         codes = np.asarray(inputs[name])
-        if name in ("history", "example_age") and codes.ndim != 2:
+        if name in SHAPES and codes.ndim != 1 + SHAPES[name].count(","):
             raise ValueError(
-                f"{name} must be [n, {'length' if name == 'history' else 'T'}], received shape "
-                f"{codes.shape}; of one user it is {name}[None]."
+                f"{name} must be {SHAPES[name]}, received shape {codes.shape}; of one user it is "
+                f"{name}[None]."
             )
         if name == "example_age" and not np.isfinite(codes).all():
             raise ValueError(f"{name} must be finite, received {codes[~np.isfinite(codes)][0]}.")
@@ -322,6 +325,11 @@ def check_inputs(inputs: dict, sizes: dict, names) -> None:
                 f"received {codes[place]} in row {place[0]}. Were they numbered by another "
                 "dataset? Unknown ones are 0."
             )
+    moments = {
+        name: np.shape(inputs[name])[1] for name in ("example_age", "search") if name in names
+    }
+    if len(set(moments.values())) > 1:
+        raise ValueError(f"expected the same T of example_age and search, received {moments}.")
 
 
 def num_rows(values) -> int | None:
@@ -331,7 +339,7 @@ def num_rows(values) -> int | None:
 
 def _codes(table: pd.DataFrame, what: str, fields, defaults) -> dict[str, np.ndarray]:
     if fields is not None:
-        unknown = [name for name in fields if name not in table]
+        unknown = [name for name in fields if name not in list(table)]
         if unknown:
             raise ValueError(
                 f"the {what} have no column {', '.join(map(repr, unknown))}; they have "

@@ -26,6 +26,7 @@ from recsys_helpers.queries import Answer, Query, listed
 from recsys_helpers.records import as_text, reading
 from recsys_helpers.samples import AGE_BOUNDS, ITEM_FIELDS, Encoder
 from recsys_helpers.served_tower import load_tower, served_tower
+from recsys_helpers.splits import check_order
 
 ROWS_PER_CANDIDATE = 2  # of the catalogue are scored in the time of one of a forest's candidates
 # Between a model's vectors and those that are served, as a share of the largest entry, by what the
@@ -274,8 +275,8 @@ def make_version(model, samples, index, known=None, fields=None) -> Version:
 
     Raises:
         ValueError: if the index has other items or another training's vectors, the tower as served
-            returns other vectors than the model, `known` has unknown ids, or `fields` has what
-            isn't there or can't be saved.
+            returns other vectors than the model, `known` has unknown ids or is out of order (see
+            `splits.check_order`), or `fields` has what isn't there or can't be saved.
     """
     dataset = samples.split.dataset
     known = dataset.interactions if known is None else known
@@ -299,6 +300,7 @@ def make_version(model, samples, index, known=None, fields=None) -> Version:
     if not there.issuperset(fields) or len(set(fields)) < len(fields):
         raise ValueError(f"fields must be of {sorted(there)}, each once, received {fields}.")
     offsets, watched = items_by_user(known, dataset.num_users)
+    check_order(known)
     if len(watched) and not (
         watched.dtype.kind in "iu" and 1 <= watched.min() <= watched.max() <= dataset.num_items
     ):
@@ -354,9 +356,9 @@ def _profile_codes(dataset, encoder: Encoder) -> dict[str, dict[str, int]]:
             continue
         column = dataset.users[name]
         if name == "age" and pd.api.types.is_numeric_dtype(column.dtype):
-            ages = range(121)  # also those that no user has
-            groups = np.digitize(ages, AGE_BOUNDS) + 1
-            codes[name] = {str(age): int(code) for age, code in zip(ages, groups, strict=True)}
+            # Also ages that no user has, but no group beyond those that the tower has vectors for.
+            groups = enumerate((np.digitize(range(121), AGE_BOUNDS) + 1).tolist())
+            codes[name] = {str(age): c for age, c in groups if c < encoder.sizes[name]}
             continue
         for value, code in zip(column, of_users[1:].tolist(), strict=True):
             several = isinstance(code, list)

@@ -31,6 +31,9 @@ class Split:
         validation: exactly one row per user; row i belongs to user i + 1.
         test: the same.
         name: what the split is called in tables.
+
+    Raises:
+        ValueError: on tables that aren't so.
     """
 
     dataset: Dataset
@@ -38,6 +41,29 @@ class Split:
     validation: pd.DataFrame
     test: pd.DataFrame
     name: str
+
+    def __post_init__(self):
+        owners, everyone = (
+            self.dataset.interactions["user_id"],
+            range(1, self.dataset.num_users + 1),
+        )
+        for name in ("train", "validation", "test"):
+            table = getattr(self, name)
+            at, users = table.index.to_numpy(), table["user_id"].to_numpy()
+            odd = owners.reindex(at).to_numpy() != users
+            odd[1:] |= (at[1:] <= at[:-1]) | (users[1:] < users[:-1])
+            if odd.any():
+                row = int(odd.argmax())
+                raise ValueError(
+                    f"{name} must hold rows of dataset.interactions in their order and with their "
+                    f"index, by user and then time; row {row}, of user {users[row]} with index "
+                    f"{at[row]}, isn't in place. Keep the index, and sort by it (sort_index)."
+                )
+            if name != "train" and not np.array_equal(users, everyone):
+                raise ValueError(
+                    f"{name} must hold one row of each user from 1 to {len(everyone)}, received "
+                    f"{len(users)} rows of {len(set(users))} users."
+                )
 
     def known(self, target: str) -> pd.DataFrame:
         """What is known of the users when `target` is to be predicted, by user and then time.
@@ -185,7 +211,33 @@ def check_no_leakage(split: Split, user_ids=None, item_ids=None, counts=None) ->
             )
 
 
+def check_order(interactions: pd.DataFrame) -> None:
+    """Raise ValueError if a user's rows are out of the order of time; of equal times any is right.
+
+    Args:
+        interactions: `user_id`, in any order, and what tells a user's moments: `position`, or else
+            `timestamp`; without either, the rows are taken at their word.
+    """
+    name = next((name for name in ("position", "timestamp") if name in interactions), "user_id")
+    users, moments = interactions["user_id"].to_numpy(), interactions[name].to_numpy()
+    if moments.dtype.kind not in "iufM":
+        return
+    if (users[1:] < users[:-1]).any():
+        order = np.argsort(users, kind="stable")
+        users, moments = users[order], moments[order]
+    late = (users[1:] == users[:-1]) & (moments[1:] < moments[:-1])
+    if late.any():
+        row = int(late.argmax())
+        raise ValueError(
+            f"expected each user's interactions in the order of time, received {name} "
+            f"{moments[row + 1]} of user {users[row]} after {moments[row]}. Sort by user_id and "
+            f"{name}."
+        )
+
+
 def _check_ids(ids: np.ndarray, largest: int, what: str) -> None:
+    if ids.size and ids.dtype.kind not in "iu":
+        raise ValueError(f"{what} must be integers, received {ids.dtype}.")
     if ids.size and (ids.min() < 1 or ids.max() > largest):
         row = int(((ids < 1) | (ids > largest)).argmax())
         raise ValueError(f"{what} must be 1 to {largest}, received {ids[row]} in row {row}.")

@@ -6,6 +6,7 @@ work as for any other. A new retrieval model is a new user tower and nothing els
 
 from __future__ import annotations
 
+import functools
 import inspect
 
 import keras
@@ -193,18 +194,15 @@ class TwoTower(keras.Model):
             given["validation_data"] = self._checked(*(*held_out, None)[:3])
         elif held_out is None and share:
             arrays, given["validation_data"] = batches.split_off(arrays, share)
-        batch_size = given["batch_size"] = batches.whole_size(given.get("batch_size"), 32)
+        batch_size = batches.whole_size(given.pop("batch_size", None), 32)
         batches.check_negatives(self.sampler, arrays[1], batch_size)
         of_validation = given.get("validation_batch_size")
         given["validation_batch_size"] = batches.whole_size(of_validation, batch_size)
         if keras.backend.backend() != "tensorflow":
             x, y, weight = arrays
-            return super().fit(x=x, y=y, sample_weight=weight, **given)
-        given.pop("batch_size")
-        shuffle = given.pop("shuffle", True)
-        return super().fit(
-            x=batches.shuffled_batches(arrays, batch_size, shuffle), shuffle=False, **given
-        )
+            return super().fit(x=x, y=y, sample_weight=weight, batch_size=batch_size, **given)
+        x = batches.shuffled_batches(arrays, batch_size, given.pop("shuffle", True))
+        return super().fit(x=x, shuffle=False, **given)
 
     def evaluate(self, *args, **kwargs):
         """The loss as in `keras.Model.evaluate`, with the checks of `fit`."""
@@ -216,15 +214,23 @@ class TwoTower(keras.Model):
             given |= dict(zip(("x", "y", "sample_weight"), arrays, strict=True))
         return super().evaluate(**given, **own)
 
-    def _checked(self, x, y, weight):
-        self._check_inputs(x)
-        return batches.checked_arrays(x, y, weight, self.num_items)
+    def train_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
+        """As `keras.Model.train_on_batch`, with the checks of `fit`."""
+        return super().train_on_batch(*self._checked(x, y, sample_weight), *args, **kwargs)
 
-    def _check_inputs(self, inputs):
-        sizes = getattr(self.user_tower, "sizes", None)
+    def test_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
+        """As `keras.Model.test_on_batch`, with the checks of `fit`."""
+        return super().test_on_batch(*self._checked(x, y, sample_weight), *args, **kwargs)
+
+    def _checked(self, x, y, weight):
+        return batches.checked_arrays(self._checked_inputs(x), y, weight, self.num_items)
+
+    def _checked_inputs(self, inputs):
+        inputs, sizes = batches.as_arrays(inputs), getattr(self.user_tower, "sizes", None)
         if isinstance(inputs, dict) and sizes:
             names = dict.fromkeys([*self.user_tower.reads, "history", "example_age"])
             check_inputs(inputs, sizes, list(names))
+        return inputs
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Cross-entropy of the next items `y` [batch, T], given user vectors `y_pred`.
@@ -277,24 +283,22 @@ class TwoTower(keras.Model):
             history = x["history"] if isinstance(x, dict) else x
             seen = sampled_softmax.seen_before(history, ids, positions)  # (batch, T, s)
             left_out = ops.reshape(seen, (-1, ops.shape(ids)[0]))
+        items = functools.partial(self.item_tower, training=training)
         if sampled:
+            log_q = log_expected_count if self.log_q_correction else None
             return sampled_softmax.sampled_softmax_loss(
-                users,
-                self.item_tower(targets, training=training),
-                self.item_tower(ids, training=training),
-                targets,
-                ids,
-                log_expected_count if self.log_q_correction else None,
-                self.temperature,
-                left_out,
+                users, items(targets), items(ids), targets, ids, log_q, self.temperature, left_out
             )
-        catalogue = ops.arange(self.num_items + 1, dtype="int32")
-        catalogue = self.item_tower(catalogue, training=training)
+        catalogue = items(ops.arange(self.num_items + 1, dtype="int32"))
         return sampled_softmax.full_softmax_loss(
             users, catalogue, targets, self.temperature, left_out
         )
 
     # Vectors
+
+    def predict(self, x, *args, **kwargs):
+        """As `keras.Model.predict`, the vectors of all moments, with the checks of `fit`."""
+        return super().predict(self._checked_inputs(x), *args, **kwargs)
 
     def user_vectors(self, inputs, batch_size=1024):
         """The users' vectors after the last moment of each row, a numpy array [n, d].
@@ -302,8 +306,7 @@ class TwoTower(keras.Model):
         Raises:
             ValueError: on inputs that do not fit the user tower.
         """
-        inputs, batch_size = batches.as_arrays(inputs), batches.whole_size(batch_size, 1024)
-        self._check_inputs(inputs)
+        inputs, batch_size = self._checked_inputs(inputs), batches.whole_size(batch_size, 1024)
         vectors = []
         for start in range(0, len(keras.tree.flatten(inputs)[0]) or 1, batch_size):  # none: [0, d]
             rows = batches.rows_of(inputs, slice(start, start + batch_size))
@@ -324,6 +327,7 @@ class TwoTower(keras.Model):
             raise ValueError(
                 f"item ids must be integers [n] from 1 to {self.num_items}, received {received}."
             )
+        batch_size = batches.whole_size(batch_size, 65_536)
         blocks = np.split(ids.astype("int32"), range(batch_size, len(ids), batch_size))
         vectors = [self.item_tower(ops.convert_to_tensor(b), training=False) for b in blocks]
         return np.concatenate([_as_numpy(block) for block in vectors])
@@ -377,15 +381,8 @@ class TwoTower(keras.Model):
         }
         for config in filter(None, towers.values()):
             config.pop("build_config", None)  # towers are built by being called
-        return {
-            **super().get_config(),
-            **towers,
-            "num_items": self.num_items,
-            "log_q_correction": self.log_q_correction,
-            "temperature": self.temperature,
-            "exclude_seen": self.exclude_seen,
-            "seed": self.seed,
-        }
+        names = ("num_items", "log_q_correction", "temperature", "exclude_seen", "seed")
+        return {**super().get_config(), **towers, **{name: getattr(self, name) for name in names}}
 
     @classmethod
     def from_config(cls, config):

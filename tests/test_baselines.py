@@ -66,6 +66,13 @@ def test_tables_that_do_not_fit(fit):
         fit(THREE.iloc[[0, 1, 4, 2, 5]], 4)
     with pytest.raises(ValueError, match="received user 0 in row 0"):
         fit(THREE.assign(user_id=0), 4)
+    for column in ("user_id", "item_id"):
+        with pytest.raises(ValueError, match="integers, received float64"):
+            fit(THREE.astype({column: float}), 4)
+    newest_first = THREE.assign(timestamp=[3.5, 2.0, 1.0, 2.0, 1.0, 3.0, 2.0, 1.0])
+    with pytest.raises(ValueError, match="received timestamp 2.0 of user 1 after 3.5. Sort by"):
+        fit(newest_first, 4)
+    fit(newest_first.assign(position=[0, 0, 1, 7, 7, 0, 1, 2]), 4)  # which decides
 
 
 def test_what_fits_into_no_memory_is_refused_beforehand(monkeypatch):
@@ -217,7 +224,7 @@ def test_ranks_from_baseline_uses_what_is_known_before_the_target():
     # The circle as a split: at test time the last known item is the validation item.
     whole = interactions([(np.arange(14) + start) % 20 + 1 for start in range(20)])
     place = whole.groupby("user_id").cumcount()
-    dataset = type("Circle", (), {"num_items": 20, "num_users": 20, "repeats": False})
+    dataset = SimpleNamespace(interactions=whole, num_items=20, num_users=20, repeats=False)
     split = Split(dataset, whole[place < 12], whole[place == 12], whole[place == 13], "circle")
     model = markov(split.train, 20)
     for target in ("validation", "test"):
@@ -241,7 +248,9 @@ def random_split(num_users, num_items, seed=0):
             for _ in range(num_users)]  # fmt: skip
     whole = interactions(rows)
     left = whole.groupby("user_id").cumcount(ascending=False)
-    dataset = SimpleNamespace(num_items=num_items, num_users=num_users, repeats=False)
+    dataset = SimpleNamespace(
+        interactions=whole, num_items=num_items, num_users=num_users, repeats=False
+    )
     return Split(dataset, whole[left > 1], whole[left == 1], whole[left == 0], "random")
 
 

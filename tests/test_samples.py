@@ -8,7 +8,13 @@ import pytest
 
 from recsys_helpers import samples as module
 from recsys_helpers.datasets import Dataset
-from recsys_helpers.samples import check_inputs, item_features, training_samples, user_features
+from recsys_helpers.samples import (
+    Encoder,
+    check_inputs,
+    item_features,
+    training_samples,
+    user_features,
+)
 from recsys_helpers.splits import LeakageError, Split, leave_last_out
 
 DAY = 86_400
@@ -318,6 +324,8 @@ def test_fields_of_other_names_are_read_if_they_are_named():
         training_samples(split, user_fields=("planet", "country", "sex"))
     with pytest.raises(ValueError, match="items have no column 'colour'; they have 'year'"):
         training_samples(split, search_field="colour")
+    with pytest.raises(ValueError, match=r"items have no column \['year'\]; they have 'year'"):
+        training_samples(split, search_field=["year"])
 
 
 # ------------------------------------------------------------------------------------- errors
@@ -399,3 +407,33 @@ def test_inputs_that_are_missing_are_named():
         check_inputs({"b": 0, "d": 0}, {}, ["a", "b", "c"])
     with pytest.raises(ValueError, match="missing are a, received nothing"):
         check_inputs({}, {}, ["a"])
+
+
+def test_an_encoder_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
+    encoder = training_samples(make_split(), history_length=4).encoder
+    for name in ("encoder.npz", "encoder"):
+        encoder.save(tmp_path / name)
+        loaded = Encoder.load(str(tmp_path / name))
+        assert loaded.sizes == encoder.sizes and loaded.steps == 4
+        same(loaded.tokens, encoder.tokens)
+
+    def interrupted(file, **arrays):
+        file.write(b"PK")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        encoder.save(tmp_path / "encoder")
+    assert Encoder.load(tmp_path / "encoder").sizes == encoder.sizes
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_is_no_encoder_is_not_loaded(tmp_path):
+    whole, other = tmp_path / "whole.npz", tmp_path / "other.npz"
+    training_samples(make_split()).encoder.save(whole)
+    np.savez(other, a=1)
+    cut = tmp_path / "cut.npz"
+    for content in (whole.read_bytes()[:300], b"PK\x03\x04", b"words", b"", other.read_bytes()):
+        cut.write_bytes(content)
+        with pytest.raises(ValueError, match="cut.npz is damaged"):
+            Encoder.load(cut)

@@ -243,6 +243,18 @@ def test_unknown_ids_are_left_out_and_counted(version):
     assert set(answer.rows) == {3, 4}
 
 
+def test_an_age_beyond_every_user_s_is_unknown(samples):
+    """Towers have vectors up to the oldest group that there is; those asked may be older."""
+    dataset = samples.split.dataset
+    young = replace(dataset, users=dataset.users.assign(age=dataset.users["age"] % 14 + 20))
+    young = training_samples(replace(samples.split, dataset=young), 6, user_fields=FIELDS)
+    version = make(young, make_model(young))
+    for age, unknown in ((60, 1), (35, 1), (34, 0), (15, 0)):
+        answer = version.recommend(Query(history=[11], profile={"age": age}, k=3))
+        assert len(answer.rows) == 3 and answer.unknown["profile"] == unknown
+    assert version.recommend(Query(profile={"age": 60})).source == "popularity"
+
+
 def test_nobody_gets_what_is_popular(version, samples):
     counts = np.bincount(samples.split.dataset.interactions["item_id"], minlength=ITEMS + 1)[1:]
     expected = np.lexsort((np.arange(ITEMS), -counts))[:10]
@@ -425,6 +437,12 @@ def test_what_is_known_may_come_in_any_order_of_users(samples, model):
     one, other = (make_version(model, samples, index, known=table) for table in (known, mixed))
     np.testing.assert_array_equal(one.known, other.known)
     np.testing.assert_array_equal(one.offsets, other.offsets)
+    for table in (known[::-1], mixed.sort_values("item_id"), mixed[::-1]):
+        with pytest.raises(ValueError, match="in the order of time, received position .* of user"):
+            make_version(model, samples, index, known=table)
+    told = known.drop(columns="position")[::-1]  # by whoever knows its order
+    last = known.loc[known["user_id"] == 1, "item_id"].iloc[-1]
+    assert make_version(model, samples, index, known=told).known[0] == last
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])

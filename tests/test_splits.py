@@ -12,6 +12,7 @@ from recsys_helpers.splits import (
     LeakageError,
     Split,
     check_no_leakage,
+    check_order,
     five_core_items,
     leave_last_out,
     random_split,
@@ -229,6 +230,8 @@ def test_counts_over_everything_are_found():
         (None, [1, 2], "give both or none"),
         ([1, 2], [1], r"one shape \[n\], received \(2,\) and \(1,\)"),
         ([[1], [2]], [[1], [2]], r"one shape \[n\], received \(2, 1\)"),
+        ([1.5, 2], [1, 1], "user_ids must be integers, received float64"),
+        ([1, 2], [1, 1.0], "item_ids must be integers, received float64"),
         ([1, 0], [1, 1], "user_ids must be 1 to 40, received 0 in row 1"),
         ([1, 41], [1, 1], "user_ids must be 1 to 40, received 41 in row 1"),
         ([1, 2], [-1, 1], "item_ids must be 1 to 60, received -1 in row 0"),
@@ -298,6 +301,50 @@ def test_known_is_what_the_parts_say():
     validation, test = (rows[rows["position"] == p] for p in (3, 5))
     split = Split(dataset, rows[rows["position"] < 3], validation, test, "by hand")
     pd.testing.assert_frame_equal(split.known("test"), rows[rows["position"] <= 3])
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("train", lambda rows: rows.sort_values("position"), "train must hold rows of"),
+        ("train", lambda rows: rows[::-1], "row 1, of user"),
+        ("train", lambda rows: rows.reset_index(drop=True), "train .* Keep the index"),
+        ("train", lambda rows: rows.set_axis(rows.index + 10_000), "row 0, of user 1 with index"),
+        ("train", lambda rows: rows.loc[rows.index.repeat(2)], "row 1, of user 1 with index 0"),
+        ("validation", lambda rows: rows.sample(frac=1, random_state=1), "validation must hold"),
+        ("validation", lambda rows: rows[1:], "each user from 1 to 40, received 39 rows of 39"),
+        ("test", lambda rows: rows.reset_index(drop=True), "test must hold rows"),
+        ("test", lambda rows: rows.iloc[:0], "received 0 rows of 0 users"),
+    ],
+)
+def test_tables_out_of_place_are_refused(part, change, message):
+    """Sequences are read off them by place, so one in another order would mix up the users."""
+    split = leave_last_out(random_dataset(8))
+    with pytest.raises(ValueError, match=message):
+        replace(split, **{part: change(getattr(split, part))})
+
+
+def test_a_table_with_fewer_rows_or_other_items_is_a_split_too():
+    split = leave_last_out(random_dataset(8))
+    other = split.train["item_id"].to_numpy()[::-1]
+    for train in (split.train[split.train["user_id"] != 3], split.train.assign(item_id=other)):
+        assert len(replace(split, train=train).known("test")) == len(train) + 40
+    known = replace(split, train=split.known("test"), validation=split.test).known("test")
+    pd.testing.assert_frame_equal(known, split.dataset.interactions)
+
+
+def test_the_order_of_time():
+    table = pd.DataFrame({"user_id": [2, 1, 2, 1], "position": [4, 3, 4, 9]})
+    check_order(table)
+    check_order(table.iloc[:0])
+    with pytest.raises(ValueError, match="received position 3 of user 1 after 9"):
+        check_order(table[::-1])
+    days = pd.to_datetime(["2020-02-01", "2020-01-01", "2020-01-31", None])
+    table = table.drop(columns="position").assign(timestamp=days)
+    with pytest.raises(ValueError, match="2020-01-31.* of user 2 after 2020-02-01"):
+        check_order(table)
+    for untold in (table["timestamp"].astype(str), table["timestamp"].astype(object)):
+        check_order(table.assign(timestamp=untold))
 
 
 def test_targets_of_samples_are_checked():

@@ -393,6 +393,14 @@ def changed(array, place, value):
         ),
         ("age must hold", lambda x, y: ({**x, "age": changed(x["age"], 3, -1)}, y)),
         ("gender must hold integer", lambda x, y: ({**x, "gender": x["gender"] / 2}, y)),
+        (
+            r"search must be \[n, T, tokens\], received shape \(16, 3\)",
+            lambda x, y: ({**x, "search": x["search"][:, 0]}, y),
+        ),
+        (
+            "the same T of .* received {'example_age': 3, 'search': 6}",
+            lambda x, y: ({**x, "search": np.repeat(x["search"], 2, axis=1)}, y),
+        ),
         ("missing are search", lambda x, y: ({k: v for k, v in x.items() if k != "search"}, y)),
     ],
 )
@@ -406,10 +414,14 @@ def test_arrays_that_do_not_fit_are_refused_in_words(message, change):
         model.evaluate(x, y, sample_weight=weight, verbose=0)
     with pytest.raises(ValueError, match=message):
         model.fit(inputs, targets, validation_data=(x, y, weight), verbose=0)
-    lengths = {len(v) if v.ndim else None for v in x.values()}
-    if "hold" in message or "missing" in message or len(lengths) > 1:
+    for on_batch in (model.train_on_batch, model.test_on_batch):
         with pytest.raises(ValueError, match=message):
-            model.user_vectors(x)
+            on_batch(x, y, weight)
+    lengths = {len(v) if v.ndim else None for v in x.values()}
+    if any(w in message for w in ("hold", "missing", "search")) or len(lengths) > 1:
+        for vectors in (model.user_vectors, model.predict):
+            with pytest.raises(ValueError, match=message):
+                vectors(x)
 
 
 def test_what_fit_cannot_do_is_refused():
@@ -436,6 +448,7 @@ def test_sizes_of_batches_are_whole_numbers(size):
         lambda: model.fit(inputs, targets, validation_batch_size=size, verbose=0),
         lambda: model.evaluate(inputs, targets, batch_size=size, verbose=0),
         lambda: model.user_vectors(inputs, batch_size=size),
+        lambda: model.item_vectors(batch_size=size),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -448,6 +461,17 @@ def test_lists_are_read_as_arrays():
     model.fit(lists, targets.tolist(), batch_size=np.int64(8), verbose=0)
     loss = model.evaluate(inputs, targets, verbose=0)
     assert model.evaluate(lists, targets.tolist(), verbose=0) == pytest.approx(loss)
+    model.reset_metrics()
+    assert model.test_on_batch(lists, targets.tolist()) == pytest.approx(loss)
+    model.train_on_batch(lists, targets.tolist(), [1.0] * 16)
+    vectors = model.predict(lists, verbose=0)
+    np.testing.assert_array_equal(vectors, model.predict(inputs, verbose=0))
+    uneven = [row[i % 2 :] for i, row in enumerate(lists["history"])]
+    for call in (model.user_vectors, model.predict, lambda x: model.fit(x, targets)):
+        with pytest.raises(ValueError, match="history must have rows of one length, .* 0 on the"):
+            call({**lists, "history": uneven})
+    with pytest.raises(ValueError, match="targets must have rows of one length"):
+        model.fit(inputs, [*targets[1:].tolist(), [1]])
 
 
 def test_batches_of_one_target_have_no_negatives_in_them():
