@@ -345,10 +345,12 @@ class TwoTower(keras.Model):
             format: "tf_saved_model".
             **kwargs: those of `keras.export.ExportArchive.write_out`.
         """
-        if format != "tf_saved_model" or not self.built:
+        backend = keras.backend.backend()
+        if format != "tf_saved_model" or not self.built or backend == "torch":
             raise ValueError(
-                'expected format="tf_saved_model" and a model that was called once, received '
-                f"{format!r} and {'one' if self.built else 'none'}."
+                'expected format="tf_saved_model", a model that was called once and not torch '
+                "(save it, and load and export it with KERAS_BACKEND=tensorflow), received "
+                f"{format!r}, {'one' if self.built else 'none'} and {backend}."
             )
         inputs = self._placeholders(self.input_shapes)
         named = inputs if isinstance(inputs, dict) else {"history": inputs}

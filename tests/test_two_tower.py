@@ -715,10 +715,15 @@ def test_a_configuration_has_everything_that_a_model_was_made_with():
     assert twin.get_build_config() == config and twin.built
 
 
-def test_an_unbuilt_model_has_no_shapes_to_save_and_nothing_to_export(tmp_path):
+def test_an_unbuilt_model_has_no_shapes_to_save_and_nothing_to_export(tmp_path, monkeypatch):
     model = TwoTower(*towers("fm"), NUM_ITEMS)
     assert model.get_build_config() is None
     with pytest.raises(ValueError, match="a model that was called once"):
+        model.export(tmp_path / "served")
+    model, inputs, _ = fitting()
+    model.user_vectors(inputs)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ValueError, match="KERAS_BACKEND=tensorflow.*, one and torch"):
         model.export(tmp_path / "served")
 
 
