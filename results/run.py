@@ -40,7 +40,6 @@ OWN_SEEDS = {
     ("02_data_and_rules", "ml-100k"): (1,),  # it draws nothing: one seed says it all
     ("02_data_and_rules", "ml-latest-small"): (1,),
     ("02_data_and_rules", "ml-1m-order"): (1,),
-    ("09_several_towers", "ml-1m-order"): (1, 2),
     ("09_ablation", "ml-100k"): (1, 2, 3),
     ("09_ablation", "ml-latest-small"): (),
     ("09_ablation", "ml-1m-order"): (1,),
