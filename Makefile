@@ -29,7 +29,7 @@ test: $(INSTALLED) data ## the tests of the package, the chapters and, once they
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/test_book.py
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests/test_book.py
 
-test-own-data: $(INSTALLED) data ## every chapter on logs that are not MovieLens's; ten minutes
+test-own-data: $(INSTALLED) data ## every chapter on logs that are not MovieLens's; half an hour
 	$(BIN)/python -m pytest -n 2 tests/chapters_on_own_data.py
 
 serve: $(INSTALLED) data ## a short training, unless there was one, then http://127.0.0.1:8000/docs
