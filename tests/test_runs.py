@@ -219,7 +219,7 @@ TRIED = """\
 import numpy as np
 from recsys_helpers.datasets import load_dataset
 from recsys_helpers.machine import describe_machine
-from recsys_helpers.splits import Split, leave_last_out
+from recsys_helpers.splits import leave_last_out
 from recsys_helpers.trials import load_trials
 from recsys_helpers.results import record_run"""
 TRY = """\
