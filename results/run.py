@@ -72,6 +72,8 @@ MEMBERS = {
         "self_attentive": "06_self_attention",
     }
 }
+# On MovieLens-1M the sum has the members that validation liked best, equal weights, seed 1.
+SUMMED = {"ml-1m-order": ("dssm", "youtubednn")}
 OF_A_TOWER = ("hidden", "recency", "last", "decays", "history_dropout", "blocks", "heads")
 
 README_MARKERS = ("<!-- results:begin -->", "<!-- results:end -->")
@@ -85,7 +87,9 @@ def parameters_of(chapter: str, dataset: str, root: Path = ROOT) -> dict:
     chosen = chosen_parameters(LIKE.get(chapter, chapter), dataset, root / "results")
     kept = {name: value for name, value in chosen.items() if name in own}
     if chapter in MEMBERS:
-        members = [_member(member, chapter, dataset, root) for member in own["members"]]
+        kinds = SUMMED.get(dataset, MEMBERS[chapter])
+        members = [m for m in own["members"] if m["kind"] in kinds]
+        members = [_member(member, chapter, dataset, root) for member in members]
         kept |= {"members": members, "student": _member(own["student"], chapter, dataset, root)}
     return kept | OWN.get((chapter, dataset), {})
 

@@ -432,6 +432,8 @@ def test_a_member_of_a_sum_is_trained_as_its_own_chapter_is(checkout, monkeypatc
     assert run.parameters_of("01_x", "tiny", checkout) == {
         "members": [members[0] | {"tower": {}}, as_chosen], "student": as_chosen,
     }  # fmt: skip
+    monkeypatch.setattr(run, "SUMMED", {"tiny": ("youtubednn",), "another": ()})
+    assert run.parameters_of("01_x", "tiny", checkout)["members"] == [as_chosen]
 
 
 def test_the_ladder_samples_wherever_it_is_recorded():
