@@ -16,6 +16,7 @@ from recsys_helpers.results import (
     load_runs,
     metric_name,
     paired_differences,
+    stale_note,
     value,
 )
 
@@ -68,8 +69,8 @@ def recorded_differences(
     Returns:
         A table with a row for each dataset and pair: the differences with 95% bootstrap intervals
         over users and seeds, and the model's own first metric from its lowest to its highest seed;
-        and for each pair the datasets whose interval leaves out 0. Without records a sentence that
-        says so, and no table.
+        and for each pair the datasets whose interval leaves out 0, with `results.stale_note` where
+        a model's records are stale. Without records a sentence that says so, and no table.
 
     Raises:
         ValueError: on a single name where several are expected, or a model that is unknown.
@@ -78,15 +79,18 @@ def recorded_differences(
         _check_names(what, names, MODELS)
     for what, names in (("metrics", metrics), ("datasets", datasets)):
         _check_names(what, names)
-    rows, verdicts = [], {}
+    rows, verdicts, notes = [], {}, []
     for dataset in datasets:
-        seeds = {}
-        for run in load_runs(folder, dataset):
+        seeds, runs = {}, load_runs(folder, dataset)
+        for run in runs:
             seeds.setdefault(run["model"], []).append(value(run, metrics[0]))
         baseline = chosen(dataset, BASELINES, metrics[0], folder)
         against = [other for other in (baseline, *others) if other in seeds]
         pairs = [(model, other) for model in models if model in seeds for other in against]
         tables = [paired_differences(dataset, m, folder=folder, pairs=pairs) for m in metrics]
+        compared = {model for pair in pairs for model in pair}
+        if any(run["stale"] and run["model"] in compared for run in runs):
+            notes.append(stale_note(dataset, folder))
         for i, (model, other) in enumerate(pairs):
             cells = [tuple(table.iloc[i, :3]) for table in tables]
             span = dict.fromkeys(f"{value:.3f}" for value in (min(seeds[model]), max(seeds[model])))
@@ -108,8 +112,8 @@ def recorded_differences(
     )
     if not rows:  # as where the package was installed without the book
         return Markdown(""), Markdown("No runs are recorded here: they come with a checkout.")
-    said = Markdown("\n".join(_told(*pair, found) for pair, found in verdicts.items()))
-    return show_table(pd.DataFrame(rows), caption), said
+    said = "\n".join(_told(*pair, found) for pair, found in verdicts.items())
+    return show_table(pd.DataFrame(rows), caption), Markdown("\n\n".join([said, *notes]))
 
 
 def _check_names(what: str, names, known=None) -> None:

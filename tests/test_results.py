@@ -540,6 +540,10 @@ def test_records_tell_where_a_model_is_ahead_and_where_it_is_not(tmp_path, split
         ["a", "DSSM − Markov chain"], ["a", "DSSM − EASE"], ["b", "DSSM − Markov chain"]
     ]  # fmt: skip
     assert rows[0][2:] == ["1.00", "[1.00, 1.00]"] * 2 + ["1.000 (2)"]
+    (tmp_path / "stale.json").write_text(json.dumps(["b/fm-seed1.json", "c/dssm-seed1.json"]))
+    _, said = findings.recorded_differences(("dssm",), ("ease",), tmp_path, datasets=("b", "c"))
+    verdict, note = said.data.split("\n\n")  # nothing of FM, which isn't compared
+    assert verdict.startswith("- *DSSM*") and note.startswith("The records of DSSM on c are stale")
     table, said = findings.recorded_differences(("dssm",), folder=tmp_path / "none")
     assert table.data == "" and said.data.startswith("No runs are recorded here")
 
