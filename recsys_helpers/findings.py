@@ -127,11 +127,12 @@ def _told(model: str, other: str, found: dict) -> str:
     rival = f"*{MODELS[other]}*" if other else "the baseline that the validation target chooses"
     same = {}  # what is told -> the metrics that tell it
     for metric, of in found.items():
-        all_of_them = len(of) == 1 and sum(map(len, of.values())) > 1
-        told = ", ".join(
-            f"{verdict} on {'all datasets' if all_of_them else _listed(names)}"
-            for verdict, names in of.items()
-        )
+        told = ", ".join(f"{verdict} on {_listed(names)}" for verdict, names in of.items())
+        if len(of) == 1 and sum(map(len, of.values())) > 1:  # the same verdict everywhere
+            (verdict,) = of
+            told = {"not told apart": "told apart on no dataset"}.get(
+                verdict, f"{verdict} on all datasets"
+            )
         same.setdefault(told, []).append(f"by {metric_name(metric)}")
     told = "; ".join(f"{_listed(metrics)} {what}" for what, metrics in same.items())
     return f"- *{MODELS[model]}* against {rival}: {told}."

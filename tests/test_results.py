@@ -534,7 +534,7 @@ def test_records_tell_where_a_model_is_ahead_and_where_it_is_not(tmp_path, split
     _, said = findings.recorded_differences(("fm",), (), tmp_path, datasets=("b",))
     assert said.data.endswith(": by NDCG@10 behind on `b`; by HR@50 not told apart on `b`.")
     _, said = findings.recorded_differences(("dssm",), ("ease",), tmp_path, datasets=("b", "c"))
-    assert said.data.endswith("by NDCG@10 and by HR@50 not told apart on all datasets.")
+    assert said.data.endswith("by NDCG@10 and by HR@50 told apart on no dataset.")
     rows = table.data.to_numpy().tolist()
     assert [row[:2] for row in rows[:3]] == [
         ["a", "DSSM − Markov chain"], ["a", "DSSM − EASE"], ["b", "DSSM − Markov chain"]
