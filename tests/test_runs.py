@@ -383,7 +383,7 @@ def seeds_of(chapter, dataset):
         ("04_dssm", 5, 3, 3),
         ("05_youtubednn", 5, 3, 3),
         ("06_self_attention", 5, 3, 3),
-        ("09_several_towers", 5, 3, 3),
+        ("09_several_towers", 5, 3, 1),
         ("09_ablation", 3, 0, 1),
     ],
 )
