@@ -43,7 +43,6 @@ OWN_SEEDS = {
     ("09_ablation", "ml-100k"): (1, 2, 3),
     ("09_ablation", "ml-latest-small"): (),
     ("09_ablation", "ml-1m-order"): (1,),
-    ("09_several_towers", "ml-1m-order"): (1,),  # two and a half hours a seed; more are to follow
 }
 CHAPTERS = (
     "02_data_and_rules",
