@@ -61,7 +61,14 @@ class DeltaIndex:
 
         Among equal scores, an item of the large index comes before a new one.
         """
-        queries = np.asarray(vectors)
+        queries, length = np.asarray(vectors), self.index.dimension
+        if queries.ndim not in (1, 2) or queries.shape[-1] != length:
+            raise ValueError(
+                f"expected queries of shape [{length}] or [b, {length}], received shape "
+                f"{queries.shape}."
+            )
+        if not (isinstance(k, (int, np.integer)) and 1 <= k <= len(self)):
+            raise ValueError(f"k must be an integer, 1 to {len(self)} (all items), received {k!r}.")
         if queries.ndim == 2:
             exclude = excluded_by_row(exclude, len(queries))
             found = [self.query(query, k, ids) for query, ids in zip(queries, exclude, strict=True)]
@@ -73,9 +80,9 @@ class DeltaIndex:
             if index is not None:
                 here = len(index) - len(index._rows(hidden))
                 left += here
-                if here and k >= 1:
+                if here:
                     parts.append(index.query(queries, min(k, here), hidden))
-        if not 1 <= k <= left:
+        if k > left:
             raise ValueError(
                 f"k must be from 1 to the number of items that are not excluded, {left} of the "
                 f"{len(self)} items, received {k}. Ask for fewer, or exclude fewer."

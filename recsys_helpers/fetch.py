@@ -72,7 +72,8 @@ def data_folders(first: str | os.PathLike | None = None) -> dict[str, Path]:
         folders["$RECSYS_DATA"] = Path(os.environ["RECSYS_DATA"]).expanduser()
     checkout = Path(__file__).resolve().parent.parent
     if (checkout / "_config.yml").is_file() and (checkout / "data").is_dir():
-        folders["data"] = checkout / "data"
+        # A reader's own folder "data" keeps its name, and comes first.
+        folders["data" if "data" not in folders else str(checkout / "data")] = checkout / "data"
     cache = Path(pooch.os_cache("recsys_helpers"))
     home = Path.home()
     shown = f"~/{cache.relative_to(home)}" if cache.is_relative_to(home) else str(cache)

@@ -85,8 +85,9 @@ def recorded_differences(
         for run in runs:
             seeds.setdefault(run["model"], []).append(value(run, metrics[0]))
         baseline = chosen(dataset, BASELINES, metrics[0], folder)
-        against = [other for other in (baseline, *others) if other in seeds]
-        pairs = [(model, other) for model in models if model in seeds for other in against]
+        against = [other for other in dict.fromkeys([baseline, *others]) if other in seeds]
+        ours = [model for model in dict.fromkeys(models) if model in seeds]
+        pairs = [(model, other) for model in ours for other in against if model != other]
         tables = [paired_differences(dataset, m, folder=folder, pairs=pairs) for m in metrics]
         compared = {model for pair in pairs for model in pair}
         if any(run["stale"] and run["model"] in compared for run in runs):

@@ -20,19 +20,21 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from recsys_helpers.metrics import evaluate
+from recsys_helpers.metrics import bootstrap_interval, user_values
 from recsys_helpers.plots import for_the_page, strip_plot
 from recsys_helpers.results import (
     BASELINES,
     MODELS,
     SEVERAL,
     intervals_table,
+    load_runs,
     metric_name,
     results_table,
     stale_note,
 )
 from recsys_helpers.splits import Split
 
+OTHER_RECORDS = "What is recorded under this name is of other data or another split: not shown."
 CLOSING = ("hit_rate@50", "hit_rate@200", "ndcg@10")
 
 
@@ -82,6 +84,7 @@ def glue(name: str, value: float | str) -> None:
     """
     prefix = "application/papermill.record/"
     mark = {"scrapbook": {"name": name, "mime_prefix": prefix}}
+    value = value.item() if isinstance(value, np.generic) else value  # else "np.float64(0.25)"
     display({f"{prefix}text/plain": repr(value)}, metadata=mark, raw=True)
 
 
@@ -257,25 +260,27 @@ def closing_table(
         split: what the models were trained and judged on.
         ranks: by model, as in `MODELS`: [num_users] ranks of the test targets.
         seed: of this page.
-        folder: see `load_runs`.
+        folder: see `load_runs`. What is recorded there of the dataset's name, but of another split
+            or other interactions, isn't shown.
         metrics: columns, such as "ndcg@10"; the baseline is the best by the first.
+
+    Raises:
+        ValueError: if there is not one rank for every user.
     """
-    dataset, rows = split.dataset, {}
-    recorded = results_table(dataset.name, folder, metrics)
+    dataset, rows, same = split.dataset, {}, _same_split(split, folder)
+    note = stale_note(dataset.name, folder) if same else OTHER_RECORDS
+    recorded = results_table(dataset.name, folder, metrics) if same else pd.DataFrame()
     baselines = recorded[recorded.index.isin([MODELS[m] for m in BASELINES])]
     if len(baselines):
         means = baselines[metric_name(metrics[0])].map(lambda cell: cell[0])
         rows[f"{means.idxmax()}, best baseline"] = baselines.loc[means.idxmax()].drop("seeds")
     for model, values in ranks.items():
-        values = evaluate(values)
-        rows[f"{MODELS.get(model, model)}, this page"] = pd.Series(
-            {metric_name(m): tuple(values.loc[m, ["mean", "low", "high"]]) for m in metrics}
-        )
+        cells = {metric_name(metric): _judged(split, values, metric) for metric in metrics}
+        rows[f"{MODELS.get(model, model)}, this page"] = pd.Series(cells)
     caption = (
         f"{dataset.name}, {split.name}, test target, {dataset.num_users:,} users, "
         f"{dataset.num_items:,} items, full ranking, seed {seed}; [95% bootstrap interval over "
-        f"users]. Bold: the best, and what its interval contains. "
-        + stale_note(dataset.name, folder)
+        f"users]. Bold: the best, and what its interval contains. {note}"
     )
     frame = pd.DataFrame(rows).T.rename_axis("model")
     return show_table(frame, caption.strip(), best=tuple(frame))
@@ -287,19 +292,38 @@ def closing_plot(
     folder: str | os.PathLike | None = None,
     metrics: tuple[str, ...] = ("hit_rate@50", "ndcg@10"),
 ) -> Figure:
-    """The models of this page (filled) below all recorded ones that the book meets before them."""
+    """The models of this page (filled) below all recorded ones that the book meets before them.
+
+    Arguments and errors as of `closing_table`.
+    """
     order = list(MODELS)
     first = min((order.index(model) for model in ranks if model in MODELS), default=len(order))
-    before, panels, keys = order[:first], {}, []
+    before, panels, keys = order[:first] if _same_split(split, folder) else [], {}, []
     for metric in metrics:
         frame = intervals_table(split.dataset.name, metric, folder)
         frame = frame[frame.index.isin([MODELS[model] for model in before])]
         keys = [m for m in before if MODELS[m] in frame.index] + list(ranks)
         for model, values in ranks.items():
-            row = evaluate(values).loc[metric, ["mean", "low", "high"]]
-            frame.loc[f"{MODELS.get(model, model)}, this page"] = row
+            frame.loc[f"{MODELS.get(model, model)}, this page"] = _judged(split, values, metric)
         panels[metric_name(metric)] = frame
     return strip_plot(panels, keys, new=len(ranks))
+
+
+def _same_split(split: Split, folder) -> bool:
+    """Whether all that is recorded under the dataset's name is of this very split."""
+    ours = split.name, split.dataset.fingerprint
+    runs = load_runs(folder, split.dataset.name)
+    return all(ours == (run["split"], run["split_dataset_fingerprint"]) for run in runs)
+
+
+def _judged(split: Split, ranks: np.ndarray, metric: str) -> tuple[float, float, float]:
+    if np.shape(ranks) != (split.dataset.num_users,):
+        raise ValueError(
+            f"ranks must be one for each of the {split.dataset.num_users} users, received shape "
+            f"{np.shape(ranks)}."
+        )
+    values = user_values(ranks, metric)
+    return values.mean(), *bootstrap_interval(values)
 
 
 def live(name: str, data: dict, still, caption: str = "", alt: str = "") -> HTML:

@@ -40,6 +40,7 @@ MODELS = {
 BASELINES, SEVERAL = tuple(MODELS)[:5], ("sum", "distilled")
 TOWERS = tuple(model for model in MODELS if model not in BASELINES + SEVERAL)
 METRICS = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr")
+NEEDED = ("dataset", "model", "seed", "split", "split_dataset_fingerprint", "metrics", "intervals")
 METRIC_NAMES = {"hit_rate": "HR", "ndcg": "NDCG", "precision": "Precision", "mrr": "MRR"}
 
 
@@ -161,6 +162,8 @@ def load_runs(
     for path in (path for place in folders for path in place.glob("*-seed*.json")):
         with reading(path):
             run = json.loads(path.read_text())
+            for name in NEEDED:
+                run[name]  # here, where what is missing is said with the file's name
             run["file"] = path.relative_to(folder).as_posix()
             run["stale"] = run["file"] in stale
             run["ranks"] = unpack(run["ranks"])
@@ -252,7 +255,7 @@ def served_table(
         folder: see `load_runs`.
 
     Returns:
-        One row a model that recorded its recommendations, means over the seeds: HR@10 of the exact
+        One row a model that recorded ten recommendations, means over the seeds: HR@10 of the exact
         ranking, and of what is shown HR@10, and coverage, popularity and Gini coefficient as in
         `metrics.recommendation_metrics`.
     """
@@ -263,7 +266,7 @@ def served_table(
         shown = [
             [run["metrics"]["hit_rate@10"], *(run["recommended"][key] for key in keys)]
             for run in runs
-            if run.get("recommended")
+            if "hit_rate@10" in (run.get("recommended") or {})  # not if others than ten were shown
         ]
         if shown:
             rows[MODELS.get(model, model)] = np.mean(shown, axis=0)

@@ -23,7 +23,7 @@ try:
     import prometheus_client as prometheus
     from fastapi import FastAPI, Request, Response
     from fastapi.exceptions import RequestValidationError
-    from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
+    from pydantic import BaseModel, ConfigDict, Field, Strict
     from starlette.exceptions import HTTPException
 except ModuleNotFoundError as error:
     needed = "the service needs more packages: `pip install 'recsys-helpers[serve]'`."
@@ -38,8 +38,10 @@ SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0
 
 log = logging.getLogger(__name__)
 
-Id = StrictInt | Annotated[StrictStr, Field(max_length=200)]
-Value = StrictInt | StrictFloat | Annotated[StrictStr, Field(max_length=200)]
+Whole = Annotated[int, Strict()]
+Text = Annotated[str, Strict(), Field(max_length=200)]
+Id = Whole | Text
+Value = Annotated[bool, Strict()] | Whole | Annotated[float, Strict()] | Text
 Ids = Annotated[list[Id], Field(max_length=MOST_IDS)]
 
 
@@ -57,7 +59,7 @@ class RecommendRequest(BaseModel):
         dict[str, Value | list[Value]] | None,
         Field(max_length=100, description="Field -> value, in place of what is known."),
     ] = None
-    k: Annotated[StrictInt, Field(ge=1, le=MOST_ITEMS, description="How many items.")] = 10
+    k: Annotated[Whole, Field(ge=1, le=MOST_ITEMS, description="How many items.")] = 10
     exclude: Annotated[Ids, Field(description="Items that must not be shown.")] = []
     allow: Annotated[Ids | None, Field(description="The only items that may be shown.")] = None
     filters: Annotated[
@@ -136,8 +138,7 @@ class Service:
 
     def load(self) -> None:
         """Take the newest version if it is another; called at the start, and then by `watch`."""
-        now = self.version.number if self.version else 0
-        damaged = set(self.damaged)
+        now, damaged = self.version.number if self.version else 0, set(self.damaged)
         version = load_newest(self.folder, now, damaged)
         self.metrics.failed.inc(len(damaged - self.damaged))
         self.damaged = damaged
@@ -210,8 +211,12 @@ class _Limits:
             if not begun:
                 text = f"the body has more than {MOST_BYTES:,} bytes"
                 await _refusal(413, [_reason(["body"], text, "too_large")])(scope, receive, sent)
-        if scope["path"] == "/recommend":
-            self.metrics.seconds["total"].observe(time.perf_counter() - start)
+        except Exception:  # Starlette answers it with 500, outside of this
+            self.metrics.refused.labels(500).inc()
+            raise
+        finally:
+            if scope["path"] == "/recommend":
+                self.metrics.seconds["total"].observe(time.perf_counter() - start)
 
 
 class _TooLarge(BaseException):
@@ -256,11 +261,8 @@ def create_app(folder: str | os.PathLike, poll_seconds: float = 1.0) -> FastAPI:
         # Without the input, which may be long, or no text that can be sent back.
         reasons = [_reason(e["loc"], e["msg"], e["type"]) for e in error.errors()[:10]]
         sent = request.headers.get("content-type") or "none"
-        if (
-            "json" not in sent.lower()
-            and reasons[0]["loc"] == ["body"]
-            and reasons[0]["type"] != "missing"
-        ):
+        unread = reasons[0]["loc"] == ["body"] and reasons[0]["type"] != "missing"
+        if unread and "json" not in sent.lower():
             text = f"send it with the header content-type: application/json, received {sent}"
             reasons = [_reason(["header", "content-type"], text, "content_type")]
         return _refusal(422, reasons)

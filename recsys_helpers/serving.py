@@ -2,7 +2,8 @@
 
 A version is the user tower, the item vectors with their index, the ids, titles and histories
 together, because a user vector of one training means nothing to the index of another. `versions`
-keeps them in folders, `service` answers requests. To answer, nothing here loads TensorFlow.
+keeps them in folders, `service` answers requests. To answer, only a tower that was exported loads
+TensorFlow, see `served_tower`.
 """
 
 from __future__ import annotations
@@ -124,9 +125,12 @@ class Version:
         Ids that the version doesn't know are left out and counted.
 
         Raises:
-            ValueError: on a field, or a value to filter by, that doesn't exist; on what is no list;
-                if k is no integer from 1.
+            ValueError: on a field, or a value to filter by, that doesn't exist; on what is no list,
+                or no dict; if k is no integer from 1.
         """
+        for what in ("filters", "profile"):
+            if not isinstance(given := getattr(query, what) or {}, dict):
+                raise ValueError(f"{what} must be a dict of fields and values, received {given!r}.")
         if not isinstance(query.k, int | np.integer) or query.k < 1:
             raise ValueError(f"k must be 1 or more items, received {query.k}.")
         start, unknown = time.perf_counter(), Counter()
@@ -143,7 +147,7 @@ class Version:
         if query.allow is not None:
             allowed[:] = False
             allowed[self._rows_of(query.allow, unknown, "allow")] = True
-        for name, values in query.filters.items():
+        for name, values in (query.filters or {}).items():
             allowed &= self._having(name, values)
         allowed[self._rows_of(query.exclude, unknown, "exclude")] = False
         if not self.about["repeats"]:  # else people come back
@@ -280,6 +284,11 @@ def make_version(model, samples, index, known=None, fields=None) -> Version:
     """
     dataset = samples.split.dataset
     known = dataset.interactions if known is None else known
+    if not isinstance(known, pd.DataFrame) or not {"user_id", "item_id"}.issubset(known):
+        raise ValueError(
+            f"known must be a table with user_id and item_id, received {known!r:.200}. Select rows "
+            "of dataset.interactions."
+        )
     everyone = np.arange(1, dataset.num_items + 1)
     if not (hasattr(index, "save") and np.array_equal(index.ids, everyone)):
         raise ValueError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -20,6 +21,7 @@ from pathlib import Path
 from recsys_helpers.serving import Query, Version
 
 log = logging.getLogger(__name__)
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the machine's trouble, not the version's
 
 
 def numbers(folder: str | os.PathLike) -> list[int]:
@@ -77,7 +79,8 @@ def load_newest(
     Args:
         folder: of all versions.
         current: number of the one that needn't be loaded.
-        damaged: numbers that aren't tried; to which those are added that can't be loaded.
+        damaged: numbers that aren't tried; to which those are added that can't be loaded, unless
+            the machine has no memory or no more open files for them now.
     """
     damaged = set() if damaged is None else damaged
     gone = set()
@@ -91,7 +94,8 @@ def load_newest(
             return version
         except Exception as error:  # whatever it is, another version may do
             if left[0] in numbers(folder):
-                damaged.add(left[0])
+                passing = isinstance(error, MemoryError) or getattr(error, "errno", 0) in PASSING
+                (gone if passing else damaged).add(left[0])
                 log.error("version %s in %s can't be loaded: %r", left[0], folder, error)
             else:
                 gone.add(left[0])

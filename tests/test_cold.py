@@ -57,6 +57,9 @@ def test_the_alarm_rings():
     late = rows.index[(rows["user_id"] == 2) & (rows["item_id"] == 4)]
     with pytest.raises(LeakageError, match="not before the target.*user 2 with item 4"):
         check_cold(replace(made, train=rows.loc[sorted([*made.train.index, *late])]), [5, 6])
+    target = rows.index[(rows["user_id"] == 3) & (rows["item_id"] == 1)]  # an old item
+    with pytest.raises(LeakageError, match="1 of 13 .* not before the target.*user 3 with item 1"):
+        check_cold(replace(made, train=rows.loc[sorted([*made.train.index, *target])]), [5, 6])
     with pytest.raises(LeakageError, match="user 1 with item 3"):
         check_cold(made, [3])
 
@@ -77,6 +80,21 @@ def test_users_with_too_little_before_the_target_are_left_out(capsys):
 def test_without_times_the_new_items_are_drawn_and_the_same_each_time():
     made = [cold_split(make_dataset(HISTORIES), 1 / 3, 1, verbose=False) for _ in range(2)]
     assert list(cold_items(made[0])) == list(cold_items(made[1])) != []
+
+
+def test_an_item_is_as_old_as_its_first_interaction():
+    # Item 3 had its first user at 1 and others late; by the mean of its times it would be newest.
+    made = make_dataset({1: [3, 1, 2, 4], 2: [1, 2, 4, 3], 3: [1, 2, 4, 3]})
+    times = [1, 2, 3, 50, 4, 5, 51, 900, 6, 7, 52, 901]
+    made = replace(made, interactions=made.interactions.assign(timestamp=times))
+    assert list(cold_items(cold_split(made, 1 / 4, 1, verbose=False))) == [4]
+
+
+def test_ranks_apart_need_new_targets_and_others():
+    ordinary = leave_last_out(make_dataset({u: [1, 2, 3, 4] for u in (1, 2)}), 1, verbose=False)
+    for made, told in ((ordinary, "2 of 2 users have a new item for a target, expected some and"),):
+        with pytest.raises(ValueError, match=told):
+            ranks_apart(made, np.ones((2, 1)), np.ones((4, 1)))
 
 
 def test_who_competes_with_whom():

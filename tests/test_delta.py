@@ -99,6 +99,13 @@ def test_errors_say_what_arrived():
         index.add(np.ones((2, 8)), [5, 5])
     with pytest.raises(ValueError, match="expected queries of shape"):
         index.query(np.ones(3), 5)
+    for k in (2.5, 3.0, "3", None, 0, OLD + 1):
+        with pytest.raises(ValueError, match=f"k must be an integer, 1 to 270 .* received {k!r}"):
+            index.query(QUERIES, k)
+    with pytest.raises(ValueError, match=r"k must be an integer, 1 to 270 .* received 999"):
+        index.query(QUERIES[:0], 999)
+    with pytest.raises(ValueError, match=r"of shape \[8\] or \[b, 8\], received shape \(0, 9\)"):
+        index.query(np.zeros((0, 9)), 5)
     with pytest.raises(ValueError, match="exclude needs 20 lists of ids"):
         index.query(QUERIES, 5, [[]])
 

@@ -117,6 +117,16 @@ def test_checkout_is_found_from_the_package(small, monkeypatch):
     (checkout / "_config.yml").touch()
     monkeypatch.setattr(fetch, "__file__", str(checkout / "recsys_helpers" / "fetch.py"))
     assert fetch.data_folders()["data"] == (checkout / "data").resolve()
+    # A reader's own folder of this name comes first, and neither hides the other.
+    own_folder(small / "project" / "data" / "mine")
+    own_folder(checkout / "data" / "theirs")
+    monkeypatch.chdir(small / "project")
+    for name in ("mine", "theirs"):
+        assert load_dataset(name, data_folder="data", verbose=False).num_items == 3
+    places = list(fetch.data_folders("data").values())
+    assert [place.resolve() for place in places[:2]] == [
+        small / "project" / "data", (checkout / "data").resolve()
+    ]  # fmt: skip
 
 
 def test_name_of_a_folder_inside_a_data_folder(small, monkeypatch, capsys):
@@ -141,6 +151,22 @@ def test_download_is_kept_and_not_repeated(grouplens, tmp_path, capsys, name):
     assert load_dataset(name, verbose=False).fingerprint == dataset.fingerprint
     assert len(requests) == before
     assert "fetching" not in capsys.readouterr().out
+
+
+def test_only_what_is_read_is_kept_of_an_archive(grouplens, tmp_path):
+    name, files = "ml-latest-small", files_csv()
+    more = files | {"run.sh": b"", "tags.csv": b""}
+    (grouplens[0] / f"{name}.zip").write_bytes(zipped(name, more))
+    load_dataset(name, verbose=False)
+    assert everything_under(tmp_path / "cache") == sorted([name, *(f"{name}/{f}" for f in files)])
+
+
+def test_of_two_that_unpack_the_same_the_first_is_kept(tmp_path, monkeypatch):
+    (tmp_path / "a.zip").write_bytes(zipped("ml-1m", files_1m()))
+    theirs = write(tmp_path / "data" / "ml-1m", files_1m())
+    before = everything_under(tmp_path / "data")
+    assert fetch._keep("ml-1m", tmp_path / "a.zip", {"": tmp_path / "data"}).parent == theirs
+    assert everything_under(tmp_path / "data") == before
 
 
 def test_archive_put_there_by_hand(offline, tmp_path, capsys):

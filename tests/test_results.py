@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,6 +100,8 @@ def test_the_machine_and_its_numerics_are_named(tmp_path, monkeypatch):
     port = SimpleNamespace(IsMklEnabled=lambda: False)
     monkeypatch.setitem(sys.modules, "tensorflow.python.util._pywrap_util_port", port)
     assert machine.describe_machine()["numerics"]["oneDNN"] == "off"
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
+    assert machine.describe_machine()["machine"].startswith(f"1 of {os.cpu_count()} cores, ")
 
 
 def test_an_empty_folder_records_nothing(tmp_path, split, monkeypatch):
@@ -166,6 +169,21 @@ def test_a_run_that_tables_could_not_use_is_not_recorded(tmp_path, split):
     assert not (tmp_path / "r").exists()
 
 
+def test_a_record_is_readable_for_others(tmp_path, split):
+    path = record(tmp_path / "r", split, "fm", 1, np.ones(USERS, int))
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("name", ["dataset", "model", "seed", "split", "metrics", "intervals"])
+def test_a_record_without_what_tables_need_is_named(recorded, name):
+    path = recorded / "tiny" / "dssm-seed2.json"
+    run = json.loads(path.read_text())
+    del run[name]
+    results.write_run(path, run)
+    with pytest.raises(ValueError, match=rf"dssm-seed2.json is damaged \(KeyError: '{name}'\)"):
+        results.load_runs(recorded)
+
+
 @pytest.mark.parametrize("damage", ["<<<<<<< HEAD\n", "{}", "[]", '{"ranks": "AAAA"}', "\udcff"])
 def test_a_damaged_file_is_named(recorded, damage):
     for name in ("tiny/fm-seed1.json", "stale.json", "benchmarks/a.json", "trials/tiny/1.json"):
@@ -228,6 +246,7 @@ def test_what_is_shown_stands_beside_the_exact_ranking(tmp_path, split):
     for seed in (1, 2):
         record(tmp_path / "ten", wide, "fm", seed, np.array([1, 1, 1, 50]), recommended=ten)
     record(tmp_path / "ten", wide, "dssm", 1, np.ones(USERS, int))  # shows nothing
+    record(tmp_path / "ten", wide, "sum", 1, np.ones(USERS, int), recommended=ten[:, :5])
     table = results.served_table("tiny", tmp_path / "ten")
     assert table.index.tolist() == ["FM"]
     assert table.loc["FM", ["HR@10, exact", "HR@10, shown", "coverage"]].tolist() == [0.75, 0.5, 1]
@@ -385,6 +404,35 @@ def test_a_page_shows_its_model_below_the_best_baseline(recorded, split):
     results.write_run(recorded / "stale.json", ["tiny/dssm-seed1.json"])
     assert "DSSM on tiny are stale" in pages.closing_table(split, ranks, 7, recorded).caption
     assert len(pages.closing_table(split, ranks, 7, recorded / "nothing").data) == 1
+    table = pages.closing_table(split, ranks, 7, recorded, metrics=("hit_rate@20", "mrr"))
+    assert table.data["HR@20"].tolist() == ["0.75", "0.75"]  # which isn't among those evaluated
+    with pytest.raises(ValueError, match=r"ranks must be one for each of the 4 users.* \(2,\)"):
+        pages.closing_table(split, {"dssm": np.ones(2, int)}, 7, recorded)
+
+
+@pytest.mark.parametrize("change", ["split", "interactions"])
+def test_a_page_does_not_show_records_of_something_else(recorded, split, change, tmp_path):
+    if change == "split":
+        other = dataclasses.replace(split, name="random")
+    else:
+        longer = load_dataset(write_data(tmp_path / "more" / "tiny", movies=4), verbose=False)
+        other = leave_last_out(longer, min_item_interactions=1)
+    record(recorded, split, "markov", 1, np.ones(USERS, int))
+    ranks = {"dssm": np.array([1, 1, 1, 100])}
+    table = pages.closing_table(other, ranks, 7, recorded)
+    assert len(table.data) == 1 and table.caption.endswith(
+        "other data or another split: not shown."
+    )
+    figure = pages.closing_plot(other, ranks, recorded)
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["DSSM, this page"]
+
+
+def test_a_number_that_is_glued_is_its_digits(monkeypatch):
+    shown = []
+    monkeypatch.setattr(pages, "display", lambda data, **_: shown.extend(data.values()))
+    for value in (np.float64(0.25), np.int64(3), 0.5, "some"):
+        pages.glue("x", value)
+    assert shown == ["0.25", "3", "0.5", "'some'"]
 
 
 def test_a_page_draws_its_model_below_those_before_it(recorded, split):
@@ -544,6 +592,16 @@ def test_records_tell_where_a_model_is_ahead_and_where_it_is_not(tmp_path, split
     _, said = findings.recorded_differences(("dssm",), ("ease",), tmp_path, datasets=("b", "c"))
     verdict, note = said.data.split("\n\n")  # nothing of FM, which isn't compared
     assert verdict.startswith("- *DSSM*") and note.startswith("The records of DSSM on c are stale")
+    # The baseline that is chosen may be among the others, and a model among both.
+    table, _ = findings.recorded_differences(
+        ("dssm", "dssm"), ("markov", "ease", "ease", "dssm"), tmp_path, datasets=("a",)
+    )
+    assert [row[1] for row in table.data.to_numpy()] == ["DSSM − Markov chain", "DSSM − EASE"]
+    # A mean over the seeds decides, not how many there are.
+    record(tmp_path, data, "ease", 1, last, validation_ranks=np.full(USERS, 3))
+    for seed in (1, 2, 3):
+        record(tmp_path, data, "markov", seed, last, validation_ranks=np.full(USERS, 8))
+    assert findings.chosen("b", results.BASELINES, folder=tmp_path) == "ease"
     table, said = findings.recorded_differences(("dssm",), folder=tmp_path / "none")
     assert table.data == "" and said.data.startswith("No runs are recorded here")
 

@@ -70,8 +70,9 @@ def test_every_part_is_done_once_and_only_what_is_missing(source, tmp_path):
 
 
 def test_a_part_that_fails_leaves_nothing_behind(source, tmp_path):
-    with pytest.raises(ValueError, match="part 20 is broken"):
+    with pytest.raises(ValueError, match="part 20 is broken") as error:
         over_parts(Double(fails_on=20), source, tmp_path / "out")
+    assert error.value.__notes__ == [f"in {source / 'part-2.parquet'}"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "part-0.parquet", "part-1.parquet"]  # fmt: skip
     over_parts(Double(), source, tmp_path / "out")
@@ -92,6 +93,17 @@ def test_a_part_half_written_is_none(source, tmp_path, monkeypatch):
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected \*.parquet files in .*, found none"):
         over_parts(Double(), tmp_path, tmp_path / "out")
+
+
+def test_results_of_parts_that_are_gone_are_refused(source, tmp_path):
+    over_parts(Double(), source, tmp_path / "out")
+    (source / "part-3.parquet").unlink()
+    with pytest.raises(
+        ValueError, match=r"results of parts of .*source only, .* part-3.parquet. R"
+    ):
+        over_parts(Double(), source, tmp_path / "out")
+    (tmp_path / "out" / "part-3.parquet").unlink()
+    assert len(over_parts(Double(), source, tmp_path / "out").there) == 5
 
 
 def test_parts_in_folders_within_are_refused(source, tmp_path):
@@ -125,7 +137,9 @@ def test_lists_of_a_column_become_a_matrix_and_back():
     tokens = np.arange(24, dtype=np.int8).reshape(2, 4, 3)  # several numbers at each moment
     assert np.array_equal(matrix(lists(tokens)), tokens)
     assert matrix(lists(np.arange(3))).tolist() == [0, 1, 2]
-    with pytest.raises(ValueError, match="equally long in every row, received lengths from 1 to 2"):
+    with pytest.raises(
+        ValueError, match=r"equally long in every row, received lengths \[1, 2\] and"
+    ):
         matrix(pa.chunked_array([pa.array([[1, 2], [3]])]))
     large = pa.array([[1, 2], [3, 4]], pa.large_list(pa.int64()))
     assert matrix(large).tolist() == [[1, 2], [3, 4]]
@@ -140,6 +154,7 @@ def test_lists_of_a_column_become_a_matrix_and_back():
         (pa.array([[1, 2], [3, None]], pa.list_(pa.float32(), 2)), "no missing values, received 1"),
         (pa.array([[[1], [None]], [[3], [4]]]), "no missing values, received 1"),
         (pa.array([[1, 2], None]), "and 1 missing"),
+        (pa.array([None, None], pa.list_(pa.int8())), r"lengths \[\] and 2 missing"),
         (pa.array([[1, 2], None], pa.list_(pa.int8(), 2)), "and 1 missing"),
     ],
 )
@@ -165,6 +180,14 @@ def test_searching_in_parts_is_searching_at_once(tmp_path):
     ids, scores = index.query(users, 3, exclude)
     assert np.array_equal(matrix(found["item_ids"]), ids)
     assert np.array_equal(matrix(found["scores"]), scores)
+    empty = table.slice(0, 0).set_column(1, "vector", pa.array([], pa.list_(pa.float32())))
+    none = Search(str(tmp_path / "index"), ExactIndex, 3)(empty)  # as pandas and Spark write it
+    assert matrix(none["item_ids"]).shape == (0, 3)
+    # The same process answers from an index that was saved again.
+    ExactIndex().build(items[::-1], np.arange(1, 31)).save(tmp_path / "index")
+    again = Search(str(tmp_path / "index"), ExactIndex, 3)(table)
+    assert np.array_equal(matrix(again["item_ids"]), 31 - index.query(users[4:], 3, [
+        [31 - int(i) for i in hidden] for hidden in exclude[4:]])[0])  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["dssm", "youtubednn"])  # with the user's id, and without
@@ -200,7 +223,12 @@ def test_encoding_in_parts_is_the_models_own(kind, tmp_path):
     with pytest.raises(ValueError, match=f"from 1 to {NUM_ITEMS}, received float64"):
         work["items"](pa.table({"item_id": [1, None]}))
     nobody = pq.read_table(tmp_path / "users" / "0.parquet").slice(0, 0)
-    assert matrix(work["users"](nobody)["vector"]).shape == (0, users.shape[1])
+    plain = pa.Table.from_pylist([], pa.schema(
+        [(f.name, pa.list_(f.type.value_type) if hasattr(f.type, "list_size") else f.type)
+         for f in nobody.schema]
+    ))  # fmt: skip
+    for none in (nobody, plain):  # the second as pandas and Spark write it
+        assert matrix(work["users"](none)["vector"]).shape == (0, users.shape[1])
     with pytest.raises(ValueError, match="missing are .*history"):
         work["users"](pa.table({"user_id": [1]}))
 
@@ -425,8 +453,9 @@ def test_the_engine_reads_any_folder_and_no_part_is_rounded(tmp_path):
         by_engine(log / "0.parquet", tmp_path / "out")
     with pytest.raises(ValueError, match="no event is left of users with three and items with 1.5"):
         by_engine(log, tmp_path / "out", 1.5)
-    with pytest.raises(ValueError, match="min_item_.* a number, 0 to drop no item, received None"):
-        by_engine(log, tmp_path / "out", None)
+    for odd in (None, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"min_item_.* a number, 0 to drop .* received {odd}"):
+            by_engine(log, tmp_path / "out", odd)
     (log / "more").mkdir()
     pq.write_table(pa.table(GOOD), log / "more" / "0.parquet")
     with pytest.raises(ValueError, match=r"all parts in .* itself, received more.0.parquet, too"):
@@ -451,3 +480,35 @@ def test_the_engine_reads_any_folder_and_no_part_is_rounded(tmp_path):
     (log / "1.parquet").write_bytes(b"damaged, and longer")
     with pytest.raises(ValueError, match="must hold Parquet files .*received: .*1.parquet"):
         by_engine(log, tmp_path / "fourth", 1)
+
+
+@pytest.mark.parametrize(
+    ("users", "kind"),
+    [((-1, 2**60 + 1), "int64"), ((2**60 + 1, 2**60 + 2), "int64"), ((5, 2**63 + 1), "uint64")],
+)
+def test_the_engine_keeps_ids_of_parts_with_a_sign_and_without(users, kind, tmp_path):
+    pytest.importorskip("duckdb", reason="duckdb isn't installed")
+    from recsys_helpers.scale.splitting import leave_last_out as by_engine
+
+    (tmp_path / "log").mkdir()
+    for part, (user, of) in enumerate(zip(users, ("int64", "uint64"), strict=True)):
+        table = GOOD | {"user_id": pa.array([user] * 4, of), "item_id": pa.array([1, 2, 3, 4], of)}
+        pq.write_table(pa.table(table), tmp_path / "log" / f"{part}.parquet")
+    assert by_engine(tmp_path / "log", tmp_path / "out", 1)["train"] == 4
+    written = pd.read_parquet(tmp_path / "out" / "users.parquet")["original_id"]
+    assert written.tolist() == sorted(users) and written.dtype == kind
+    assert pd.read_parquet(tmp_path / "out" / "items.parquet")["original_id"].dtype == "int64"
+
+
+def test_the_engine_refuses_ids_that_no_type_of_64_bits_holds(tmp_path):
+    pytest.importorskip("duckdb", reason="duckdb isn't installed")
+    from recsys_helpers.scale.splitting import leave_last_out as by_engine
+
+    (tmp_path / "log").mkdir()
+    for part, (user, of) in enumerate(((-1, "int64"), (2**63 + 1, "uint64"))):
+        table = GOOD | {"user_id": pa.array([user] * 4, of)}
+        pq.write_table(pa.table(table), tmp_path / "log" / f"{part}.parquet")
+    with pytest.raises(
+        ValueError, match="user_id must hold whole numbers of 64 bits.* -1 and 9223"
+    ):
+        by_engine(tmp_path / "log", tmp_path / "out", 1)

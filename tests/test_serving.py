@@ -1,5 +1,6 @@
 """A version answers as its model; a folder never shows half of one; the service never mixes two."""
 
+import errno
 import importlib
 import json
 import os
@@ -381,6 +382,8 @@ def test_what_cannot_be_meant_is_refused(version, samples, model):
         (Query(exclude="12"), "exclude must be a list of item ids, received '12'"),
         (Query(history="12"), "history must be a list"),
         (Query(allow=7), "allow must be a list of item ids, received 7"),
+        (Query(filters=["Drama"]), r"filters must be a dict of fields and .* received \['Drama'\]"),
+        (Query(profile=["F"]), r"profile must be a dict of fields and values, received \['F'\]"),
     ):
         with pytest.raises(ValueError, match=message):
             version.recommend(query)
@@ -391,6 +394,10 @@ def test_what_cannot_be_meant_is_refused(version, samples, model):
         with pytest.raises(ValueError, match="ExactIndex of the ids 1 to 300, in this order, rec"):
             make_version(model, samples, index)
     whole = ExactIndex("cosine").build(model.item_vectors(), np.arange(1, ITEMS + 1))
+    for known in (pd.DataFrame({"user": [1], "item": [1]}), [1, 2]):
+        with pytest.raises(ValueError, match="known must be a table with user_id and item_id, rec"):
+            make_version(model, samples, whole, known=known)
+    assert version.recommend(Query("u4", filters=None)).rows.size == 10  # none, said otherwise
     for fields in (["popularity"], ["title"], ["nope"], "genres", ["year", "year"]):
         with pytest.raises(ValueError, match=r"fields must be of \['genres', .* once, received"):
             make_version(model, samples, whole, fields=fields)
@@ -554,6 +561,22 @@ def test_a_version_that_cannot_answer_gives_way_to_the_one_before(version, folde
     damaged = set()
     assert load_newest(folder, damaged=damaged).number == 1
     assert damaged == {2} and "version 2" in caplog.text
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
+def test_a_machine_in_trouble_is_no_damage(version, folder, monkeypatch, caplog, error):
+    publish(version, folder)
+    load, errors = Version.load.__func__, [error]
+
+    def once(cls, path, number):
+        if errors:
+            raise errors.pop()
+        return load(cls, path, number)
+
+    monkeypatch.setattr(Version, "load", classmethod(once))
+    damaged = set()
+    assert load_newest(folder, damaged=damaged).number == 1 and "can't be loaded" in caplog.text
+    assert not damaged and load_newest(folder, current=1, damaged=damaged).number == 2
 
 
 def test_folders_of_other_names_are_no_versions(version, folder):
@@ -785,6 +808,23 @@ def test_metrics_count_what_was_asked_and_shown(client):
     assert metric(client, 'recommend_seconds_count{stage="total"}') == 3
     for stage in ("parsing", "read", "filter", "tower", "index", "answer"):
         assert metric(client, f'recommend_seconds_count{{stage="{stage}"}}') in (1, 2)
+
+
+def test_an_answer_that_fails_is_counted(client):
+    def fail(read):
+        raise RuntimeError("broken")
+
+    client.app.state.service.version.answer = fail
+    assert client.post("/recommend", json={"k": 2}).status_code == 500
+    assert metric(client, 'recommend_refused_total{status="500"}') == 1
+    assert metric(client, 'recommend_seconds_count{stage="total"}') == 1
+
+
+def test_a_field_of_truths_is_filtered_by(service):
+    body = service.RecommendRequest.model_validate_json('{"filters": {"adult": [true]}}')
+    assert body.filters == {"adult": [True]}
+    with pytest.raises(ValueError, match="validation errors"):  # but an id is none
+        service.RecommendRequest.model_validate_json('{"history": [true]}')
 
 
 def test_without_a_version_it_does_not_start(service, tmp_path, capsys):

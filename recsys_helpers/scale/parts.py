@@ -41,6 +41,8 @@ class EncodeUsers:
         model = _model(self.model, os.stat(self.model).st_mtime_ns)
         names = [name for name in table.column_names if name in model.input_shapes]
         inputs = {name: matrix(table[name]) for name in names}
+        if not len(table):  # then lists don't say how long they are
+            inputs = {name: np.zeros((0, *model.input_shapes[name][1:]), "i4") for name in names}
         vectors = model.user_vectors(inputs, self.batch_size)
         return pa.table({"user_id": table["user_id"], "vector": lists(vectors)})
 
@@ -77,7 +79,8 @@ class Search:
         """Search for one part; `exclude`, a column of lists of ids, may be there or not."""
         index = _index(self.index, self.kind, os.stat(self.index).st_mtime_ns)
         exclude = table["exclude"].to_pylist() if "exclude" in table.column_names else None
-        ids, scores = index.query(matrix(table["vector"]), self.k, exclude)
+        vectors = matrix(table["vector"]) if len(table) else np.zeros((0, index.dimension))
+        ids, scores = index.query(vectors, self.k, exclude)
         return pa.table(
             {"user_id": table["user_id"], "item_ids": lists(ids), "scores": lists(scores)}
         )
@@ -102,21 +105,29 @@ def over_parts(
             picklable.
         source: folder of `*.parquet` files, which every worker can read.
         destination: folder for the results, made if missing, which every worker can write.
-            Parts that are there already are not done again, so it can't be the source.
+            Parts that are there already are not done again, so it can't be the source; parts that
+            the source doesn't have are refused, since whoever reads the folder would take them in.
         client: a `dask.distributed.Client`, of this machine or of a scheduler's address; None works
             through the parts here, one after the other.
 
     Raises:
         FileNotFoundError: if there are no parts.
-        ValueError: if source and destination are one folder, or there are parts in folders within.
-        Exception: whatever `work` raised on a part, or dask's `KilledWorker` if a part ended
-            several workers; other parts are finished first and stay.
+        ValueError: if source and destination are one folder, there are parts in folders within, or
+            the destination has parts that the source doesn't have.
+        Exception: whatever `work` raised on a part, with a note that names it, or dask's
+            `KilledWorker` if a part ended several workers; other parts are finished first and stay.
     """
     source, destination, start = Path(source), Path(destination), time.perf_counter()
     parts = [path.name for path in parts_of(source, destination)]
     destination.mkdir(parents=True, exist_ok=True)
     if destination.samefile(source):
         raise ValueError(f"expected another folder than the source for the results: {source}.")
+    left_over = sorted({path.name for path in destination.glob("*.parquet")}.difference(parts))
+    if left_over:
+        raise ValueError(
+            f"expected in {destination} results of parts of {source} only, received "
+            f"{', '.join(left_over)}. Remove them, or name another folder."
+        )
     there = [name for name in parts if (destination / name).is_file()]
     todo = [name for name in parts if name not in set(there)]
     jobs = [(work, str(source / name), str(destination / name)) for name in todo]
@@ -165,6 +176,9 @@ def one_part(work, source: str, destination: str) -> None:
     try:
         pq.write_table(work(pq.read_table(source)), unfinished)
         os.replace(unfinished, path)
+    except Exception as error:
+        error.add_note(f"in {source}")
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -184,11 +198,11 @@ def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     values = matrix(array.flatten())
     fixed = pa.types.is_fixed_size_list(array.type)  # its width is known without rows, too
     width = array.type.list_size if fixed else len(values) // max(1, len(array))
-    lengths = array.value_lengths().to_numpy(zero_copy_only=False) if len(array) else []
-    if array.null_count or not np.all(np.equal(lengths, width)):
+    lengths = array.drop_null().value_lengths().to_numpy(zero_copy_only=False)
+    if array.null_count or not np.all(lengths == width):
         raise ValueError(
-            f"expected lists that are equally long in every row, received lengths from "
-            f"{np.nanmin(lengths)} to {np.nanmax(lengths)} and {array.null_count} missing."
+            f"expected lists that are equally long in every row, received lengths "
+            f"{np.unique(lengths).tolist()[:10]} and {array.null_count} missing."
         )
     return values.reshape(len(array), width, *values.shape[1:])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
@@ -49,7 +50,7 @@ def leave_last_out(
     import duckdb
 
     source, destination = Path(source), Path(destination)
-    if not isinstance(min_item_interactions, Real):
+    if not isinstance(min_item_interactions, Real) or not math.isfinite(min_item_interactions):
         raise ValueError(
             f"min_item_interactions must be a number, 0 to drop no item, received "
             f"{min_item_interactions!r}."
@@ -110,6 +111,11 @@ def _read(engine, source: Path) -> None:
     if missing:
         raise ValueError(f"{missing} events have no user_id, item_id or timestamp.")
     for name in READ:
+        if (
+            kinds[name] == "HUGEINT"
+        ):  # of parts with int64 and with uint64; Parquet has no such type
+            kinds[name] = _fitting(engine, name)
+            engine.execute(f"ALTER TABLE events ALTER {name} TYPE {kinds[name]}")
         odd = _odd(name, kinds[name])
         found = engine.execute(
             f"SELECT {name} FROM events WHERE {odd} ORDER BY file, position LIMIT 1"
@@ -118,6 +124,17 @@ def _read(engine, source: Path) -> None:
             raise ValueError(
                 f"{name} must hold {READ[name]}, received {found[0]!r} ({kinds[name]}). Convert it."
             )
+
+
+def _fitting(engine, name: str) -> str:
+    """The type of 64 bits that holds a column of whole numbers."""
+    low, high = engine.execute(f"SELECT min({name}), max({name}) FROM events").fetchone()
+    if low < 0 and high >= 2**63:
+        raise ValueError(
+            f"{name} must hold whole numbers of 64 bits, with a sign or without, received {low} "
+            f"and {high}. Convert it, for example to text."
+        )
+    return "BIGINT" if high < 2**63 else "UBIGINT"
 
 
 def _odd(name: str, kind: str) -> str:
