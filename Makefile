@@ -11,9 +11,11 @@ CANDIDATES := $(PYTHON) $(if $(PYTHON),,python3 python3.13 python3.12 python3.11
 RIGHT_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 FIND_PYTHON = for p in $(CANDIDATES); do $$p -c '$(RIGHT_VERSION)' 2>/dev/null && echo $$p && break; done
 
-# TensorFlow has glibc hand freed memory back at once, and much of a training's processor time goes
-# into getting it again. Let it keep 64 MiB; elsewhere than on glibc this does nothing.
-book test test-own-data tune results: export MALLOC_TOP_PAD_ := 67108864
+# TensorFlow has glibc hand freed memory back at once, and arrays of some size have pages of their
+# own; much of a training's processor time goes into getting them again. Let it keep 512 MiB, and
+# give no array its own pages; elsewhere than on glibc this does nothing.
+book test test-own-data tune results: export MALLOC_TOP_PAD_ := 536870912
+book test test-own-data tune results: export MALLOC_MMAP_MAX_ := 0
 
 .PHONY: help book test test-own-data serve tune results bench lint clean data requirements set-repository \
         test-colab test-backends scale
