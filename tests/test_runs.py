@@ -81,6 +81,7 @@ import json, pathlib
 folder = pathlib.Path(record_to, dataset, "ladder")
 folder.mkdir(parents=True)
 run = {"dataset": dataset, "model": "fm", "seed": seed, "ranks": None}
+run |= {"split": "any", "split_dataset_fingerprint": "0", "metrics": {}, "intervals": {}}
 (folder / f"fm-seed{seed}.json").write_text(json.dumps(run))"""
 
 
