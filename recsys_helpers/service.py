@@ -112,7 +112,9 @@ class _Metrics:
             return prometheus.Gauge(name, text, registry=registry)
 
         self.answers = counter("recommend_answers", "Answers.", ["source", "search"])
-        self.refused = counter("recommend_refused", "Requests refused.", ["status"])
+        self.refused = counter(
+            "recommend_refused", "Requests refused, or failed (500).", ["status"]
+        )
         self.unknown = counter("recommend_unknown", "Unknown ids or values.", ["kind"])
         self.asked = counter("recommend_history_items", "Ids in the histories of requests.")
         self.items = counter("recommend_items_shown", "Items shown.")

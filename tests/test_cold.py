@@ -90,11 +90,13 @@ def test_an_item_is_as_old_as_its_first_interaction():
     assert list(cold_items(cold_split(made, 1 / 4, 1, verbose=False))) == [4]
 
 
-def test_ranks_apart_need_new_targets_and_others():
-    ordinary = leave_last_out(make_dataset({u: [1, 2, 3, 4] for u in (1, 2)}), 1, verbose=False)
-    for made, told in ((ordinary, "2 of 2 users have a new item for a target, expected some and"),):
-        with pytest.raises(ValueError, match=told):
-            ranks_apart(made, np.ones((2, 1)), np.ones((4, 1)))
+@pytest.mark.parametrize(
+    ("histories", "new"), [({1: [1, 2, 4], 2: [3, 1, 4]}, 2), ({1: [1, 2, 3], 2: [3, 4, 1]}, 0)]
+)
+def test_ranks_apart_need_new_targets_and_others(histories, new):
+    made = leave_last_out(make_dataset(histories), 1, verbose=False)
+    with pytest.raises(ValueError, match=f"{new} of 2 users have a new item .* expected some and"):
+        ranks_apart(made, np.ones((2, 1)), np.ones((4, 1)))
 
 
 def test_who_competes_with_whom():

@@ -161,7 +161,7 @@ def test_only_what_is_read_is_kept_of_an_archive(grouplens, tmp_path):
     assert everything_under(tmp_path / "cache") == sorted([name, *(f"{name}/{f}" for f in files)])
 
 
-def test_of_two_that_unpack_the_same_the_first_is_kept(tmp_path, monkeypatch):
+def test_of_two_that_unpack_the_same_the_first_is_kept(tmp_path):
     (tmp_path / "a.zip").write_bytes(zipped("ml-1m", files_1m()))
     theirs = write(tmp_path / "data" / "ml-1m", files_1m())
     before = everything_under(tmp_path / "data")

@@ -40,8 +40,9 @@ class EncodeUsers:
         """
         model = _model(self.model, os.stat(self.model).st_mtime_ns)
         names = [name for name in table.column_names if name in model.input_shapes]
-        inputs = {name: matrix(table[name]) for name in names}
-        if not len(table):  # then lists don't say how long they are
+        if len(table):
+            inputs = {name: matrix(table[name]) for name in names}
+        else:  # then lists don't say how long they are
             inputs = {name: np.zeros((0, *model.input_shapes[name][1:]), "i4") for name in names}
         vectors = model.user_vectors(inputs, self.batch_size)
         return pa.table({"user_id": table["user_id"], "vector": lists(vectors)})

@@ -111,9 +111,7 @@ def _read(engine, source: Path) -> None:
     if missing:
         raise ValueError(f"{missing} events have no user_id, item_id or timestamp.")
     for name in READ:
-        if (
-            kinds[name] == "HUGEINT"
-        ):  # of parts with int64 and with uint64; Parquet has no such type
+        if kinds[name] == "HUGEINT":  # of int64 and uint64 parts; Parquet has no such type
             kinds[name] = _fitting(engine, name)
             engine.execute(f"ALTER TABLE events ALTER {name} TYPE {kinds[name]}")
         odd = _odd(name, kinds[name])
