@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import time
-from typing import Annotated
 
 import numpy as np
 
@@ -23,8 +22,9 @@ try:
     import prometheus_client as prometheus
     from fastapi import FastAPI, Request, Response
     from fastapi.exceptions import RequestValidationError
-    from pydantic import BaseModel, ConfigDict, Field, Strict
     from starlette.exceptions import HTTPException
+
+    from recsys_helpers.messages import RecommendRequest, RecommendResponse, Refusal
 except ModuleNotFoundError as error:
     needed = "the service needs more packages: `pip install 'recsys-helpers[serve]'`."
     raise ModuleNotFoundError(needed, name=error.name) from error
@@ -32,71 +32,11 @@ except ModuleNotFoundError as error:
 from recsys_helpers.serving import Answer, Query, Version
 from recsys_helpers.versions import load_newest
 
-MOST_BYTES, MOST_ITEMS, MOST_IDS, MOST_HISTORY = 1 << 18, 100, 10_000, 1_000
+MOST_BYTES = 1 << 18
 STAGES = ("parsing", "read", "filter", "tower", "index", "answer")
 SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 
 log = logging.getLogger(__name__)
-
-Whole = Annotated[int, Strict()]
-Text = Annotated[str, Strict(), Field(max_length=200)]
-Id = Whole | Text
-Value = Annotated[bool, Strict()] | Whole | Annotated[float, Strict()] | Text
-Ids = Annotated[list[Id], Field(max_length=MOST_IDS)]
-
-
-class RecommendRequest(BaseModel):
-    """A known user's id, or a history, or both; whoever is unknown gets what is popular."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    user_id: Annotated[Id | None, Field(description="Original id of a user.")] = None
-    history: Annotated[
-        list[Id] | None,
-        Field(max_length=MOST_HISTORY, description="Original ids of items, oldest first."),
-    ] = None
-    profile: Annotated[
-        dict[str, Value | list[Value]] | None,
-        Field(max_length=100, description="Field -> value, in place of what is known."),
-    ] = None
-    k: Annotated[Whole, Field(ge=1, le=MOST_ITEMS, description="How many items.")] = 10
-    exclude: Annotated[Ids, Field(description="Items that must not be shown.")] = []
-    allow: Annotated[Ids | None, Field(description="The only items that may be shown.")] = None
-    filters: Annotated[
-        dict[str, Annotated[list[Value], Field(min_length=1, max_length=100)]],
-        Field(max_length=20, description="Field -> values, of which an item needs one."),
-    ] = {}
-
-
-class Recommended(BaseModel):
-    """One item; its score is the dot product, or, by popularity, how often it was chosen."""
-
-    item_id: int | str
-    title: str
-    score: float
-
-
-class RecommendResponse(BaseModel):
-    """Items, best first, fewer than k if no more may be shown; all from one version."""
-
-    version: int
-    source: Annotated[str, Field(description='"history" or "popularity".')]
-    items: list[Recommended]
-    unknown: Annotated[dict[str, int], Field(description="How many ids of each kind are unknown.")]
-
-
-class Reason(BaseModel):
-    """What was wrong, and where."""
-
-    loc: list[str | int]
-    msg: str
-    type: str
-
-
-class Refusal(BaseModel):
-    """All that was wrong with a request."""
-
-    detail: list[Reason]
 
 
 class _Metrics:

@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import recsys_helpers
 
 IMPORTS = """
 import sys
@@ -37,3 +40,9 @@ def test_a_module_that_is_the_first_to_import_keras_can_be_imported(module):
     code += "'recsys_helpers>TwoTower')"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
+
+
+def test_every_module_is_short_enough_to_be_read_in_one_go():
+    package = Path(recsys_helpers.__file__).parent
+    lines = {path.name: len(path.read_text().splitlines()) for path in package.rglob("*.py")}
+    assert len(lines) > 40 and {name: n for name, n in lines.items() if n > 400} == {}
