@@ -5,8 +5,9 @@ that is known of users and items, and requirements.txt. Docstrings, comments and
 and neither are the templates of a chapter's sentences. Titles concern a page alone.
 
 A record also depends on its parameters and on its cells up to the one tagged `record`; not on what
-writes it down or fetches the data. jupyter-cache compares the cells of a page by itself; a page
-also depends on the records, and on what others have published, if it reads records.
+writes it down, or fetches and reads the data: what was read counts, value by value. jupyter-cache
+compares the cells of a page by itself; a page also depends on the records, and on what others have
+published, if it reads records.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "recsys_helpers"
 RESULTS = f"{PACKAGE}/results.py"
-# The code of these cannot change a record; what they import can, such as the metrics.
-OUTSIDE = "fetch machine bootstrap records results trials pages plots findings"
+# The code of these cannot change a record; what they import can, such as the metrics. Those of the
+# second line read files: whatever they make of them is in the digest of the data.
+OUTSIDE = "fetch machine bootstrap records results trials pages plots findings "
+OUTSIDE += "tables delimited columns side_tables"
 NOT_IN_A_RECORD = {f"{PACKAGE}/{name}.py" for name in OUTSIDE.split()}
 # The order in which threads add numbers up changes their last digits. With one thread neither a
 # page nor a record depends on the number of cores, and several don't get in each other's way.
@@ -104,7 +107,13 @@ def dataset_digest(name: str) -> str:
 
     dataset = load_dataset(name, verbose=False)
     items = dataset.items.drop(columns="title", errors="ignore")
-    return _sha256([dataset.fingerprint, dataset.users.to_csv() + items.to_csv()])
+    known = [
+        # As Python writes it: a number and its text are two values, what is missing is one.
+        {name: repr(column.astype(object).where(column.notna(), None).tolist())}
+        for table in (dataset.users, items)
+        for name, column in table.items()
+    ]
+    return _sha256([dataset.fingerprint, known])
 
 
 @cache

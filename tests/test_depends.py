@@ -21,7 +21,8 @@ PACKAGE = {
     "results": "from recsys_helpers.metrics import evaluate\n\ndef record_run():\n    pass\n",
     "machine": "A = 1\n",
     "fetch": "RETRIES = 3\n",
-    "layers": "from . import datasets, fetch\n\nclass Tower:\n    width = 1\n",
+    "columns": "UNITS = 4\n",
+    "layers": "from . import columns, datasets, fetch\n\nclass Tower:\n    width = 1\n",
     "towers/__init__": '"""Doc."""\n',
     "towers/fm": "def tower():\n    from ..layers import Tower\n    return Tower()\n",
     "towers/dssm": "from recsys_helpers.layers import Tower\n",
@@ -96,6 +97,8 @@ def digests(root, source=None, parameters=None):
         ("recsys_helpers/results.py", "pass", "return", True, False),
         ("recsys_helpers/machine.py", "1", "2", True, False),
         ("recsys_helpers/fetch.py", "3", "4", True, False),
+        # What it reads counts, see `../data/`.
+        ("recsys_helpers/columns.py", "4", "5", True, False),
         ("results/tiny/fm-seed1.json", "{}", "{ }", True, False),
         ("book/published.csv", "HR@10", "HR@50", True, False),
         # A sister, what nobody imports, words and layout.
@@ -114,6 +117,19 @@ def test_what_changes_a_page_and_a_record(checkout, file, old, new, page, record
     path.write_text(text.replace(old, new, 1))
     after = digests(checkout)
     assert [a != b for a, b in zip(after, before, strict=True)] == [page, record]
+
+
+def test_a_number_and_its_text_are_two_values(checkout, monkeypatch):
+    """Text is a category, a number has an order; as CSV they would be the same."""
+    from recsys_helpers import datasets
+
+    read = datasets.load_dataset("tiny", verbose=False)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: read)
+    read.items["year"] = [1, 2, 3]
+    numbers = digests(checkout)[1]
+    assert digests(checkout)[1] == numbers
+    read.items["year"] = ["1", "2", "3"]
+    assert digests(checkout)[1] != numbers
 
 
 @pytest.mark.parametrize(
