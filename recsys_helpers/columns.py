@@ -18,6 +18,7 @@ import pandas as pd
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # per second
 LARGEST = {"s": 1e11, "ms": 1e14, "us": 1e17}  # of each unit: the year 5138
 PAIRS = ((1, 12), (1, 31), (0, 23), (0, 59), (0, 59))  # of digits after a year: month to second
+EXCEL = 36_526, 54_789  # the years 2000 to 2049 in days since 1899-12-30
 NONE = ("", "null", "nil", "none", "nan", "na", "n/a", "<na>", "\\n")  # as programs write it
 SETS = (set, frozenset)
 LISTS = (list, tuple, *SETS, np.ndarray)
@@ -179,6 +180,13 @@ def _unit(keys: np.ndarray, what: str) -> str:
             f"{what} holds numbers of several magnitudes: most look like {usual}, but "
             f"{keys[row]} in row {row} (counted from 0) like {other}, for example seconds and "
             "milliseconds. Convert them, or pass time_unit."
+        )
+    days = (keys >= EXCEL[0]) & (keys < EXCEL[1])
+    if days.any() and np.mean(days | (keys == 0)) > 0.9:
+        raise ValueError(
+            f"{what} holds numbers such as {keys[days.argmax()]}, which look like a spreadsheet's "
+            'days, not like s. Convert them (pandas.to_datetime(column, unit="D", '
+            'origin="1899-12-30")), or pass time_unit="s".'
         )
     for n in range(7):  # pairs after the year, up to the second; then milliseconds, too
         n, per_date = (n, 1) if n < 6 else (5, 1000)

@@ -275,6 +275,8 @@ ODD_TIMES = {
         r'2020091312, which look like dates, not like s\. .*format="%Y%m%d%H"\)\)'),
     "numbers that are milliseconds of days": (STAMPS.dt.strftime("%Y%m%d%H%M%S123").astype(int),
         r'20200913122640123, which .* not like us\. .*format="%Y%m%d%H%M%S%f"\)\)'),
+    "a spreadsheet's days": ((STAMPS - pd.Timestamp("1899-12-30")) / pd.Timedelta(days=1),
+        r'44087\.\d+, which look like a spreadsheet.s days, .*"1899-12-30"\)\), .*time_unit="s"'),
     "years as floats": (STAMPS.dt.year + 0.5, r"2020\.5, which look like dates"),
     "the first and the last second": (np.tile([19000101000000, 21001231235959], 6), "look like"),
     "text that is such numbers": (STAMPS.dt.strftime("%Y%m%d%H%M%S"), "20200913122640, which look"),
