@@ -1,16 +1,19 @@
 """Columns as people have them, turned into columns that can be counted on.
 
-Ids of any kind, times in any unit, numbers with odd values among them, fields of several values.
+Ids of any kind, times in any unit, numbers with odd values among them; for fields of several values
+see `several`.
 Everything that can't be read for certain is refused, with the place where it stands.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import re
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from functools import partial
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -18,10 +21,20 @@ import pandas as pd
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # per second
 LARGEST = {"s": 1e11, "ms": 1e14, "us": 1e17}  # of each unit: the year 5138
 PAIRS = ((1, 12), (1, 31), (0, 23), (0, 59), (0, 59))  # of digits after a year: month to second
-EXCEL = 36_526, 54_789  # the years 2000 to 2049 in days since 1899-12-30
+# Nobody's times since 1970 are these, but others' of our years: from, to, what, how to convert.
+OTHER_STARTS = (
+    (
+        36_526,
+        54_789,
+        "a spreadsheet's days",
+        'pandas.to_datetime(column, unit="D", origin="1899-12-30")',
+    ),
+    (1.25e16, 1.4e16, "a browser's microseconds since 1601", "column - 11644473600000000"),
+    (1.25e17, 1.4e17, "Windows's file times", "(column - 116444736000000000) // 10"),
+    (6.2e17, 6.6e17, ".NET's ticks", "(column - 621355968000000000) // 10"),
+)
+NO_TIMES = [-(2**63) // 10**n for n in (0, 3, 6, 9)]  # NaT as a number, in any unit
 NONE = ("", "null", "nil", "none", "nan", "na", "n/a", "<na>", "\\n")  # as programs write it
-SETS = (set, frozenset)
-LISTS = (list, tuple, *SETS, np.ndarray)
 
 
 def _first(mask: np.ndarray, column: pd.Series) -> str:
@@ -41,7 +54,7 @@ def _none_missing(column: pd.Series, what: str, missing: np.ndarray | None = Non
     missing = column.isna().to_numpy() if missing is None else missing
     if missing.any():
         row = int(missing.argmax())
-        word = f"; it says {value!r}" if isinstance(value := column.iloc[row], str) else ""
+        word = "" if pd.isna(value := column.iloc[row]) else f"; it says {plain(value)}"
         raise ValueError(
             f"{what} is missing in row {row} (counted from 0{word}), in {int(missing.sum()):,} of "
             f"{len(missing):,} rows in all. Drop these rows or fill them."
@@ -71,11 +84,13 @@ def number(column: pd.Series, what: str) -> tuple[np.ndarray, np.ndarray]:
     if ids.dtype.kind == "O" and {type(i) for i in ids} in ({float}, {float, int}):
         ids = ids.astype(float)
     if ids.dtype.kind == "f":
-        odd = (ids % 1 != 0) | (np.abs(ids) >= 2**53)
+        digits = _digits(ids.dtype)  # with more, two ids may have become one
+        odd = (ids % 1 != 0) | (np.abs(ids) >= 2**digits)
         if odd.any():
             raise ValueError(
                 f"{what} holds {_first(np.isin(column, ids[odd]), column)}: ids must be whole "
-                "numbers below 2**53 or text. Read the column as text, or number them yourself."
+                f"numbers below 2**{digits} or text. Read the column as text or "
+                "integers, or number them yourself."
             )
         ids = ids.astype(np.int64)
     elif ids.dtype.kind == "O":
@@ -94,6 +109,11 @@ def number(column: pd.Series, what: str) -> tuple[np.ndarray, np.ndarray]:
     return rank.astype(np.int32)[codes], ids
 
 
+def _digits(dtype: np.dtype) -> int:
+    """Binary digits of floats: below 2**digits they tell every whole number from the next."""
+    return np.finfo(dtype).nmant + 1
+
+
 def _stand_for_none(ids: np.ndarray) -> np.ndarray:
     """Which of the ids [n], text, are no ids, bool [n]: no text, or such a word among numbers."""
     words = np.array([i.strip().lower() in NONE for i in ids])
@@ -103,13 +123,15 @@ def _stand_for_none(ids: np.ndarray) -> np.ndarray:
 
 def _whole_or_text(ids: np.ndarray, what: str) -> np.ndarray:
     """Objects as int64, as uint64, or all as text."""
+    if all(isinstance(i, Decimal) and i.is_finite() and i == int(i) for i in ids):
+        ids = np.array([int(i) for i in ids], object)  # a database's NUMERIC keys
     if all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in ids):
         for dtype in (np.int64, np.uint64):
             info = np.iinfo(dtype)
             if all(info.min <= i <= info.max for i in ids):
                 return ids.astype(dtype)
     for i in ids:
-        if isinstance(i, float | bool | bytes | tuple):
+        if isinstance(i, bool) or not isinstance(i, str | int | np.integer | UUID | date):
             raise ValueError(
                 f"{what} holds {i!r} ({type(i).__name__}) among ids of other kinds: ids must be "
                 "whole numbers or text. Convert the column, for example with astype(str)."
@@ -135,9 +157,10 @@ def times(
         ValueError: missing or unreadable times, or numbers whose unit isn't clear.
     """
     _none_missing(column, what)
-    kind = column.dtype
+    kind, given = column.dtype, column
     if not isinstance(column.dtype, np.dtype | pd.DatetimeTZDtype) or column.dtype.kind == "O":
         column = _parsed_times(column, what)
+        _none_missing(given, what, column.isna().to_numpy())  # pandas reads the word "NaT"
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         column = column.dt.tz_convert("UTC").dt.tz_localize(None)
     if column.dtype.kind == "M":
@@ -149,6 +172,12 @@ def times(
             f"{what} must hold times, received {kind}. Convert them to numbers or datetimes."
         )
     keys = column.to_numpy()
+    _none_missing(given, what, np.isin(keys, NO_TIMES) if keys.min() < -9e9 else np.zeros(1, bool))
+    if keys.dtype.kind == "f" and np.abs(keys).max() >= 2 ** _digits(keys.dtype) < 2**53:
+        raise ValueError(
+            f"{what} holds {keys.dtype}, which can't tell such times apart, received "
+            f"{plain(keys[np.abs(keys).argmax()])}. Read the column as integers or float64."
+        )
     if (odd := ~np.isfinite(keys) | (keys >= 2**63)).any():
         raise ValueError(f"{what} holds {_first(odd, column)}: not a time.")
     if keys.dtype.kind in "iu":
@@ -181,13 +210,17 @@ def _unit(keys: np.ndarray, what: str) -> str:
             f"{keys[row]} in row {row} (counted from 0) like {other}, for example seconds and "
             "milliseconds. Convert them, or pass time_unit."
         )
-    days = (keys >= EXCEL[0]) & (keys < EXCEL[1])
-    if days.any() and np.mean(days | (keys == 0)) > 0.9:
-        raise ValueError(
-            f"{what} holds numbers such as {keys[days.argmax()]}, which look like a spreadsheet's "
-            'days, not like s. Convert them (pandas.to_datetime(column, unit="D", '
-            'origin="1899-12-30")), or pass time_unit="s".'
-        )
+    forms = [((keys >= low) & (keys < high), *form) for low, high, *form in OTHER_STARTS]
+    for form, *ends in (("%d%m%Y", (1, 31), (1, 12)), ("%m%d%Y", (1, 12), (1, 31))):
+        parts = [(keys // 10**n % 100, *end) for n, end in zip((6, 4), ends, strict=True)]
+        parts += [(keys % 10_000, 1900, 2100), (keys, 1e6, 1e8)]
+        forms += [(_all_within(parts), "dates", f'pandas.to_datetime(column, format="{form}")')]
+    for valid, like, remedy in forms:
+        if valid.any() and np.mean(valid | (keys == 0)) > 0.9:  # others stand for none
+            raise ValueError(
+                f"{what} holds numbers such as {keys[valid.argmax()]}, which look like {like}, not "
+                f'like {usual} since 1970. Convert them ({remedy}), or pass time_unit="{usual}".'
+            )
     for n in range(7):  # pairs after the year, up to the second; then milliseconds, too
         n, per_date = (n, 1) if n < 6 else (5, 1000)
         if not 1900 <= middle // (100**n * per_date) <= 2100:
@@ -195,7 +228,7 @@ def _unit(keys: np.ndarray, what: str) -> str:
         dates = keys // per_date
         parts = [(dates // 100**n, 1900, 2100)]
         parts += [(dates // 100**i % 100, *PAIRS[n - 1 - i]) for i in range(n)]
-        valid = np.logical_and.reduce([(part >= a) & (part <= b) for part, a, b in parts])
+        valid = _all_within(parts)
         if np.mean(valid | (keys == 0)) > 0.9:  # others stand for none, or for ever
             form = "%Y%m%d%H%M%S"[: 2 + 2 * n] + "%f" * (per_date > 1)
             raise ValueError(
@@ -206,40 +239,58 @@ def _unit(keys: np.ndarray, what: str) -> str:
     return usual
 
 
+def _all_within(parts: list[tuple]) -> np.ndarray:
+    """Where all of the arrays are within their bounds, bool [n]."""
+    return np.logical_and.reduce([(part >= low) & (part <= high) for part, low, high in parts])
+
+
 def _parsed_times(column: pd.Series, what: str) -> pd.Series:
     """Text, objects, and the types that are Arrow's or pandas's own, as numbers or datetimes."""
     if pd.api.types.is_numeric_dtype(column.dtype):
         return pd.Series(column.to_numpy())
     if isinstance(column.dtype, pd.CategoricalDtype):
         return _parsed_times(column.astype(column.cat.categories.dtype), what)
-    read = partial(pd.to_datetime, utc=True)
+    if isinstance(column.dtype, pd.PeriodDtype):
+        return column.dt.to_timestamp()
+    read = partial(pd.to_datetime, utc=True, format="ISO8601")
     kind = pd.api.types.infer_dtype(column) if column.dtype == object else ""
     if kind in ("integer", "floating", "mixed-integer-float"):  # Python's own numbers
         read = pd.to_numeric
-    elif kind in ("mixed-integer", "timedelta", "decimal"):
+    elif kind in ("mixed-integer", "timedelta", "decimal") or (
+        kind == "mixed" and any(isinstance(v, float | np.number) for v in column)
+    ):
         raise ValueError(
             f"{what} must hold times of one kind, received {kind}. Convert them to numbers or "
             "datetimes."
         )
     elif isinstance(column.iloc[0], str):
-        read = partial(read, format="ISO8601")
-        if re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", column.iloc[0]):
+        if re.fullmatch(r"\s*[-+]?\d+(\.\d*)?([eE][-+]?\d+)?\s*", column.iloc[0]):
             read = pd.to_numeric
-        elif column.iloc[0].endswith(" UTC"):
+        elif kind in ("", "string"):
             column = column.str.removesuffix(" UTC")
     elif isinstance(column.dtype, pd.ArrowDtype):
         with contextlib.suppress(TypeError):  # of durations and the like, which are refused
-            return column.astype("datetime64[ns, UTC]")
+            return column.astype("datetime64[us, UTC]")  # beyond the year 2262, too
         return column
+    clock = np.zeros(1, bool)
     try:
+        if kind or isinstance(column.iloc[0], str):  # pandas would read it off its own
+            clock = column.isin(("now", "today")).to_numpy()
+        if clock.any():
+            raise ValueError
         steps = range(0, len(column), 1 << 20)  # a million at a time, to bound the memory
         times = pd.concat([read(column.iloc[i : i + (1 << 20)]) for i in steps])
     except (ValueError, TypeError, OverflowError) as error:
-        bad = pd.isna(read(column, errors="coerce").to_numpy())
+        bad = clock if clock.any() else pd.isna(read(column, errors="coerce").to_numpy())
+        if isinstance(error, pd.errors.OutOfBoundsDatetime):
+            raise ValueError(
+                f"{what} holds {_first(bad, column)}: not between the years 1678 and 2261. If it "
+                "stands for none or for ever, drop these rows or replace it."
+            ) from error
         raise ValueError(
             f"{what} holds {_first(bad, column)}: not a time in ISO 8601 such as "
             "2024-05-31T17:00:00Z, nor seconds since 1970 throughout. Convert it with "
-            f"pandas.to_datetime(column, format=...) beforehand. ({error})"
+            "pandas.to_datetime(column, format=...) beforehand."
         ) from error
     return pd.Series(times.to_numpy()) if read is pd.to_numeric else times
 
@@ -282,7 +333,7 @@ def numbers(
     values = pd.to_numeric(column, errors="coerce").to_numpy(float, na_value=np.nan)
     odd = (np.isnan(values) & ~blank) | np.isinf(values)
     if whole:
-        odd |= ~np.isnan(values) & (values != np.floor(values))
+        odd |= ~np.isnan(values) & ((values != np.floor(values)) | (np.abs(values) >= 2**53))
     if odd.any():
         if odd_values != "missing":
             remedy = ', or take such values as missing with odd_values="missing"'
@@ -293,74 +344,3 @@ def numbers(
         say(f"{what}: {odd.sum():,} odd values taken as missing, such as {_first(odd, column)}")
         values[odd] = np.nan
     return values
-
-
-def _listed(text: str):
-    """What a Python list, tuple or set that `text` writes down holds; None of other text."""
-    # Of numpy's ['a' 'b'] Python would make one text.
-    if _in_brackets(text) and not re.search(r"""['"]\s+['"]""", text):
-        with contextlib.suppress(ValueError, SyntaxError, TypeError):
-            parts = ast.literal_eval(text)
-            return parts if isinstance(parts, LISTS) else None
-
-
-def _in_brackets(text: str) -> bool:
-    return text[:1] + text[-1:] in ("[]", "()", "{}")
-
-
-def is_several(column: pd.Series) -> bool:
-    """Whether the column holds lists, or text that is written like Python's lists."""
-    known = column[column.notna()]
-    if known.empty or pd.api.types.is_numeric_dtype(column.dtype):
-        return False
-    first = known.iloc[0]
-    if isinstance(first, str):  # "(live)" and "{x: 1}" are text as any other
-        listed = first[:1] == "[" or _listed(first) is not None
-        return listed and all(_in_brackets(str(v)) for v in known)
-    return isinstance(first, LISTS)
-
-
-def several(column: pd.Series, separator: str | None, what: str, say: Callable) -> list[tuple]:
-    """Tuples of str [n]: of lists, sets (sorted), text written like lists, or separated text.
-
-    Args:
-        column: () where nothing stands.
-        separator: of text; None is "|", or the one of ",;，；、" that occurs where "|" doesn't.
-        what: the column's name for messages.
-        say: prints a line.
-    """
-    texts = [v for v in column if isinstance(v, str)]
-    if separator is None and texts and not is_several(column):
-        marks = [mark for mark in "|,;，；、/" if any(mark in text for text in texts)]
-        others = [mark for mark in marks if mark not in "|/"]  # "Sci-Fi/Fantasy" may be one
-        if "|" in marks or not others:
-            separator = "|"
-        elif len(others) == 1:
-            separator = others[0]
-            say(f"{what}: taken to be separated by {separator!r} (separators= says otherwise)")
-        else:
-            raise ValueError(
-                f"{what} holds neither lists nor text separated by '|': {texts[0]!r}. Name the "
-                f"separator, for example separators={{{what.rsplit(': ')[-1]!r}: ','}}."
-            )
-        if inside := [mark for mark in marks if mark != separator]:
-            say(f"{what}: not split at {' '.join(inside)} (separators= says otherwise)")
-
-    def split(value) -> tuple:
-        parts = value
-        if isinstance(value, str) and (parts := _listed(value)) is None:
-            if separator is None or value[:1] + value[-1:] in ("[]", "{}"):
-                raise ValueError(f"{what} holds {value!r}, which is not a list such as ['x', 'y'].")
-            parts = value.split(separator)
-        elif not isinstance(parts, LISTS):
-            parts = () if pd.isna(parts) else (parts,)
-        if isinstance(parts, SETS):
-            parts = sorted(parts, key=str)
-        if inner := [part for part in parts if isinstance(part, (dict, *LISTS))]:
-            raise ValueError(
-                f"{what} holds {inner[0]!r} inside a list. Keep one text or number of each, such "
-                "as its name, or leave the column out."
-            )
-        return tuple(t for part in parts if not pd.isna(part) and (t := str(part).strip()))
-
-    return [split(value) for value in column]

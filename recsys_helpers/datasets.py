@@ -299,7 +299,8 @@ def load_dataset(
             interactions. A folder holds GroupLens's own files, RecBole's (`.inter`, `.user`,
             `.item`), or `interactions` with `users` and `items` where there are such, each a
             `.parquet` file or folder, or `.csv` or `.tsv` (also `.gz` or `.zip`) with a header,
-            where quotes may enclose what stands between separators.
+            where quotes may enclose what stands between separators; or `part-*.parquet`, or such
+            files in folders called `column=value`.
         data_folder: looked in before the other data folders.
         verbose: print every step.
         encoding: of text files; GroupLens's own may as well be in their latin-1.

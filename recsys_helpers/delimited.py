@@ -6,6 +6,7 @@ is one.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import gzip
@@ -13,7 +14,7 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 TEXT = ("title", "movietitle", "zipcode")  # even where all of them look like numbers
+WHOLE, FRACTION = r"^\s*-?\d+\s*$", r"^\s*(-?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?|nan|NaN)\s*$"
+BLOCK = 1 << 24  # bytes of text at a time, and the longest row
 
 # What files raise that are none, damaged, encrypted, or in an encoding that isn't the one named.
 UNREADABLE = (pa.ArrowException, OSError, EOFError, RuntimeError, LookupError, UnicodeError)
@@ -34,7 +37,9 @@ def _open(path: Path):
         return gzip.open(path)
     if path.suffix.lower() == ".zip":
         archive = zipfile.ZipFile(path)
-        files = [f for f in archive.namelist() if not f.endswith("/") and "__MACOSX" not in f]
+        files = [f for f in archive.namelist() if f[-1] != "/" and not re.match(r"(.*/)?[._]", f)]
+        if len(files) > 1:  # a README beside it
+            files = [f for f in files if f.lower().endswith((".csv", ".tsv"))] or files
         if len(files) != 1:
             raise ValueError(f"{path} must hold one table, received {files[:10]}. Unpack it.")
         return archive.open(files[0])
@@ -48,6 +53,7 @@ def read_delimited(
     encoding: str = "utf-8",
     choose: Callable | None = None,
     keep_text: bool = False,
+    text: Collection[str] = (),
 ) -> pd.DataFrame:
     """Read a delimited file, packed with gzip or zip or as it is, after blank lines and `sep=;`.
 
@@ -60,6 +66,7 @@ def read_delimited(
         choose: names -> (columns to be read, those of them that hold ids). None reads all, and
             finds ids under our own names.
         keep_text: text stays in Arrow's form, for long tables.
+        text: more columns whose values stay text, whatever they look like.
 
     Raises:
         ValueError: another number of columns in some row, another encoding, an empty file, or one
@@ -69,26 +76,34 @@ def read_delimited(
     try:
         with _open(path) as file:
             start = file.read(1 << 16)
-        if start[:2] in (b"\xff\xfe", b"\xfe\xff") and encoding == "utf-8":
+        if start[:3] == codecs.BOM_UTF8:
+            encoding = "utf-8"
+        if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and encoding == "utf-8":
             raise ValueError(
                 f'{path} is in the encoding UTF-16, not UTF-8: pass encoding="utf-16".'
             )
         if names is None:
-            text = start.decode(encoding, "replace").lstrip("\ufeff")
-            above = re.match(r'(?:\s*\n)?(?:"?sep=(.)"?\r?\n)?', text)  # sep= is Excel's
+            begin = start.decode(encoding, "replace").lstrip("\ufeff")
+            above = re.match(r'(?:\s*\n)?(?:"?sep=(.)"?\r?\n)?', begin)  # sep= is Excel's
             skipped, separator = above[0].count("\n"), separator or above[1]
-            first = text[above.end() :].partition("\n")[0].strip("\r")
-            if re.match(r"\s*({|\[\s*[{[])", text[above.end() :]):
+            first = begin[above.end() :].partition("\n")[0].strip("\r")
+            if re.match(r"\s*({|\[\s*[{[])", begin[above.end() :]):
                 raise ValueError(
                     f"{path} is JSON: read it with pandas.read_json (lines=True if each line is a "
                     "record), and pass the table to Dataset.from_tables."
                 )
             if odd := re.search(r"[\0-\x08\x0e-\x1f]", first):
                 raise csv.Error(f"its first line holds {odd[0]!r}")
-            separator = separator or max(",\t;|", key=first.count)
+            if separator is None:
+                bare = re.sub(r'"[^"]*"', "", first)
+                separator = max(",\t;|", key=bare.count)
+                if "\t" in bare and ".tsv" in path.name.lower():
+                    separator = "\t"
+                if first[:1] == "#" and separator not in bare:
+                    raise ValueError(f"{path} begins with {first!r}, not with a header: remove it.")
             header = next(csv.reader([first], delimiter=separator), [])
         with _open(path) as raw:
-            file = _Counted(raw)
+            file = _Counted(raw, look=not keep_text)  # of a long table little is read
             table = _read_text(file, separator, quote, names, encoding, header, skipped, choose)
     except csv.Error as error:
         raise ValueError(
@@ -107,31 +122,36 @@ def read_delimited(
         else:
             what = "cannot be read: is it damaged, encrypted, or not what its name says?"
         raise ValueError(f"{path} {what} ({error})") from error
-    if quote and table.num_rows < file.lines - 1 - skipped:  # values of several lines, or none
-        _check_quotes(path, encoding, separator)
+    if quote and (table.num_rows < file.lines - 1 - skipped or file.within):
+        _check_quotes(path, encoding, separator, file.within)  # values of several lines, odd quotes
     for i, name in enumerate(table.column_names):
-        table = table.set_column(i, name, _typed(table.column(i), name))
+        table = table.set_column(i, name, typed(table.column(i), name, text))
     return to_pandas(table, path, keep_text)
 
 
 class _Counted:
-    """A file whose lines are counted while it is read."""
+    """A file whose lines are counted while it is read; `look` for quotes within text, too."""
 
     closed = False
 
-    def __init__(self, file):
-        self.file, self.lines, self.end = file, 0, b"\n"
+    def __init__(self, file, look: bool):
+        self.file, self.lines, self.end, self.look, self.within = file, 0, b"\n", look, False
 
     def read(self, size=-1):
         part = self.file.read(size)
         self.end = part[-1:] or self.end
         self.lines += part.count(b"\n") + (not part and self.end != b"\n")
+        if self.look and not self.within and b'"' in part:
+            self.within = re.search(rb'[^",;\t|\r\n]"[^",;\t|\r\n]', part) is not None
         return part
 
 
-def _check_quotes(path: Path, encoding: str, separator: str) -> None:
-    """Refuse quotes that open and don't close, which would take other rows into their value."""
-    csv.field_size_limit(max(1 << 20, csv.field_size_limit()))  # a block of Arrow's
+def _check_quotes(path: Path, encoding: str, separator: str, within: bool = False) -> None:
+    """Refuse quotes that open and don't close, which would take other rows into their value.
+
+    And those `within` a value, of which Arrow leaves some out.
+    """
+    csv.field_size_limit(max(BLOCK, csv.field_size_limit()))
     with io.TextIOWrapper(_open(path), encoding, "replace") as text:
         rows, start, row = csv.reader(text, delimiter=separator, strict=True), 1, []
         while row is not None:
@@ -141,6 +161,11 @@ def _check_quotes(path: Path, encoding: str, separator: str) -> None:
                 odd = separator in "\t|" and any("\n" in v and separator in v for v in row or ())
             except csv.Error:  # something stands behind the closing quote, or there is none
                 odd = True
+            if odd and within and rows.line_num == start:
+                raise ValueError(
+                    f"{path} has text behind a closing quote in line {start}. Double the quotes "
+                    'within a value ("say ""hi"""), or remove them.'
+                )
             if odd and rows.line_num > start:
                 raise ValueError(
                     f"{path} has other rows inside a value: a quote in line {start} isn't closed. "
@@ -158,7 +183,11 @@ def _read_text(file, separator, quote, names, encoding, header, skipped, choose)
     return pa.csv.read_csv(
         file,
         pa.csv.ReadOptions(
-            column_names=names, encoding=encoding, skip_rows=skipped, use_threads=False
+            block_size=BLOCK,
+            column_names=names,
+            encoding=encoding,
+            skip_rows=skipped,
+            use_threads=False,
         ),
         pa.csv.ParseOptions(delimiter=separator, quote_char=quote, newlines_in_values=bool(quote)),
         pa.csv.ConvertOptions(
@@ -181,8 +210,11 @@ def plain_name(name: str) -> str:
     return re.sub(r"\W|_", "", name.lower())
 
 
-def _typed(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """A column of text as numbers, if every value of it is one."""
+def typed(column: pa.ChunkedArray, name: str, text: Collection[str] = ()) -> pa.ChunkedArray:
+    """A column of text as numbers, if every value of it is one as people write them.
+
+    What stands for numbers in programs is text: 0xFF, 1e400, +49.
+    """
     if pa.types.is_dictionary(column.type):
         column = column.unify_dictionaries().combine_chunks()
         texts = pc.utf8_trim_whitespace(column.dictionary)  # "1, 2" holds 1 and 2
@@ -192,16 +224,18 @@ def _typed(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
             return pa.chunked_array([column])
         indices = pa.array(codes.astype(np.int32)).take(column.indices)
         return pa.chunked_array([pa.DictionaryArray.from_arrays(indices, pa.array(ids))])
-    if plain_name(name.partition(":")[0]) in TEXT or column.null_count == len(column):
+    if plain_name(name.partition(":")[0]) in TEXT or name in text:
+        return column
+    if column.null_count == len(column):
         return column
     if pc.any(pc.match_substring_regex(column, r"^[-+]?0\d")).as_py():  # 007 is not 7
         return column
-    with contextlib.suppress(pa.ArrowInvalid):
-        return column.cast(pa.int64())
-    if pc.all(pc.match_substring_regex(column, r"^\s*-?\d+\s*$")).as_py():
-        return column  # too large, and floats would lose digits
-    with contextlib.suppress(pa.ArrowInvalid):
-        return column.cast(pa.float64())
+    for form, kind in ((WHOLE, pa.int64()), (FRACTION, pa.float64())):
+        if pc.all(pc.match_substring_regex(column, form)).as_py():
+            with contextlib.suppress(pa.ArrowInvalid):  # too large, and floats would lose digits
+                numbers = column.cast(kind)
+                return column if pc.any(pc.is_inf(numbers)).as_py() else numbers
+            return column
     return column
 
 
@@ -221,10 +255,19 @@ def untyped_ids(ids: np.ndarray) -> np.ndarray:
 
 def to_pandas(table: pa.Table, path: Path, keep_text: bool = False) -> pd.DataFrame:
     """Text as Arrow holds it where `keep_text`: Python's strings take five times the memory."""
-    text = {pa.string(): pd.ArrowDtype(pa.string())} if keep_text else {}
+    types = with_missing(table)
+    if keep_text:
+        types[pa.string()] = pd.ArrowDtype(pa.string())
     table = table.unify_dictionaries()
     frame = table.to_pandas(
-        types_mapper=text.get, ignore_metadata=True, split_blocks=True, self_destruct=True
+        types_mapper=types.get, ignore_metadata=True, split_blocks=True, self_destruct=True
     )
     frame.attrs["source"] = str(path)
     return frame
+
+
+def with_missing(table: pa.Table) -> dict[pa.DataType, pd.api.extensions.ExtensionDtype]:
+    """Pandas's types for whole numbers some of which are missing: floats would lose digits."""
+    types = {c.type for c in table.columns if c.null_count and pa.types.is_integer(c.type)}
+    names = {kind: str(kind).replace("u", "U").replace("int", "Int") for kind in types}
+    return {kind: pd.api.types.pandas_dtype(name) for kind, name in names.items()}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 
 import numpy as np
 import pandas as pd
 
-from recsys_helpers.columns import is_several, number, numbers, plain, several
+from recsys_helpers.columns import number, numbers, plain
+from recsys_helpers.several import is_several, several
 from recsys_helpers.tables import ROLES, find_columns
 
 USER_FEATURES = ("gender", "age", "occupation", "zip_code")
@@ -41,6 +43,16 @@ def side_table(
             can't be read.
     """
     numbered = pd.DataFrame({"original_id": ids}, index=pd.RangeIndex(1, len(ids) + 1, name=key))
+    tables = [t for t in (table, other) if t is not None]
+    lost = [n for n in columns if n not in ROLES and not any(columns[n] in t for t in tables)]
+    if lost:  # interactions have a column of that name, which isn't read
+        known = (*ROLES, *USER_FEATURES, *ITEM_FEATURES)
+        raise ValueError(
+            f"columns names {lost[0]!r}, which is none of {ROLES}, and no table of users or items "
+            f"has {columns[lost[0]]!r}. "
+            + "".join(f"Write {n!r}? " for n in get_close_matches(lost[0], known, 1))
+            + "What is known of users or items belongs into a table of theirs."
+        )
     if table is None:
         return numbered
     what = table.attrs.get("source", "users" if key == "user_id" else "items")
@@ -54,7 +66,11 @@ def side_table(
     if key not in found:
         raise ValueError(
             f"{what} needs the column {key}, received {list(table)} (a file's first line must "
-            f"name them). Name it, for example columns={{{key!r}: {table.columns[0]!r}}}."
+            + (
+                f"name them). Rename the one that holds it to {key} or {columns[key]}."
+                if key in columns
+                else f"name them). Name it, for example columns={{{key!r}: {table.columns[0]!r}}}."
+            )
         )
     renamed = {name: ours for ours, name in columns.items() if ours not in ROLES}
     renamed |= {name: ours for ours, name in found.items()}
@@ -92,14 +108,27 @@ def _in_order_of(ids: np.ndarray, table: pd.DataFrame, key: str, what: str, say:
         say(f"{what}: {len(own) - matched:,} of {len(own):,} rows left out, without interactions")
     if matched < len(ids):
         say(f"{what}: no row for {len(ids) - matched:,} of {len(ids):,} ids")
+        # Whole numbers beside missing ones stay whole: floats have no room for those beyond 2**53.
+        whole = table.select_dtypes(["integer", "unsignedinteger"]).columns
+        table = table.astype({n: "UInt64" if table[n].dtype == "u8" else "Int64" for n in whole})
     return table.set_axis(pd.Index(own[codes])).reindex(ids).drop(columns=key)
+
+
+def _as_text(column: pd.Series) -> pd.Series:
+    """Text, and what is missing as it is; 300.0 is 300 beside a missing title."""
+    texts = [
+        value
+        if missing
+        else str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+        for value, missing in zip(column.astype(object), column.isna(), strict=True)
+    ]
+    return pd.Series(texts, column.index, object)
 
 
 def _features(table, key: str, what: str, separators, odd_values: str, say) -> pd.DataFrame:
     """The columns we know, each in one form, and then the others."""
     if "title" in table:
-        titles = table["title"]
-        table["title"] = titles.where(titles.isna(), titles.astype(str).str.strip()).astype(object)
+        table["title"] = _as_text(table["title"])
         if "year" not in table:
             # "Toy Story (1995)", "Series (2006-2007)", "Series (2011- )", "Video (1995) (V)"
             pattern = r"\((\d{4})(?:[-\u2013]\s?(?:\d{4})?)?\)(?: \(V\))?$"
@@ -107,14 +136,13 @@ def _features(table, key: str, what: str, separators, odd_values: str, say) -> p
             if years.notna().any():
                 table["year"] = years
     for column in ("year", "age"):
-        if column in table and not pd.api.types.is_integer_dtype(table[column].dtype):
+        if column in table and not pd.api.types.is_signed_integer_dtype(table[column].dtype):
             whole = column == "year"
             table[column] = numbers(table[column], f"{what}: {column}", odd_values, say, whole)
     if "year" in table:
         table["year"] = table["year"].astype("Int64")
     if "zip_code" in table:
-        codes = table["zip_code"]
-        table["zip_code"] = codes.where(codes.isna(), codes.astype(str)).astype(object)
+        table["zip_code"] = _as_text(table["zip_code"])
     for column in table:
         one = column in (key, "title")
         if column in {"genres", *separators} or (not one and is_several(table[column])):

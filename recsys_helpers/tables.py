@@ -6,6 +6,7 @@ What the columns mean is decided later, see `Dataset.from_tables`; how delimited
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import re
@@ -17,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
 
-from recsys_helpers.delimited import plain_name, read_delimited, to_pandas
+from recsys_helpers.delimited import plain_name, read_delimited, to_pandas, typed, with_missing
 
 ROLES = ("user_id", "item_id", "timestamp", "position", "rating")
 # Other names of the columns we know, in small letters and without signs.
@@ -31,9 +32,10 @@ ALIASES = {
 }
 GROUPLENS_FILES = ("u.data", "ratings.dat", "ratings.csv")
 DELIMITED = tuple(f".{kind}{packed}" for kind in ("csv", "tsv") for packed in ("", ".gz", ".zip"))
-SUFFIXES = (".parquet", *DELIMITED)
 PARQUET = (".parquet", ".pq")
+SUFFIXES = (*PARQUET, *DELIMITED)
 ANY_MAIN_FILE = f"interactions{{{','.join(SUFFIXES)}}}, one *.inter, {', '.join(GROUPLENS_FILES)}"
+ANY_MAIN_FILE += ", or part-*.parquet"
 # What looks as if it told of users and items, whether it is read or not.
 SIDE_FILE = re.compile(r"(users?|items?|movies?|products?)\.|u\.(user|item)$", re.IGNORECASE)
 RATING_COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
@@ -44,19 +46,30 @@ Tables = tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]
 
 
 def dicts(**options) -> dict[str, dict[str, str]]:
-    """Options that are dicts or None, as dicts of the caller's own."""
+    """Options that are dicts of text or None, as dicts of the caller's own; 0 may name a column."""
     for name, given in options.items():
         if not isinstance(given, Mapping | None):
             raise TypeError(f"{name} must be a dict, column -> text, received {given!r}.")
-    return {name: dict(given or {}) for name, given in options.items()}
+        for key, value in (given or {}).items():
+            if not isinstance(value, str | int) or value == "":
+                raise TypeError(f"{name} must be column -> text, received {value!r} for {key!r}.")
+    return {name: {k: str(v) for k, v in (given or {}).items()} for name, given in options.items()}
 
 
 def frame(table) -> pd.DataFrame:
     """A data frame whose ids are columns and whose columns have text for names."""
     if isinstance(table, str | os.PathLike | None):
         raise TypeError(f"expected a table, received {table!r}; files are for load_dataset.")
-    if not isinstance(table, pd.DataFrame):
-        table = table.to_pandas() if hasattr(table, "to_pandas") else pd.DataFrame(table)
+    if isinstance(table, pa.Table):
+        table = table.to_pandas(types_mapper=with_missing(table).get)
+    elif not isinstance(table, pd.DataFrame):
+        try:
+            table = table.to_pandas() if hasattr(table, "to_pandas") else pd.DataFrame(table)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                "expected a table (a data frame, an Arrow table, a dict of columns), received "
+                f"{str(table)[:100]} ({type(table).__name__}): {error}"
+            ) from error
     if any(table.index.names):
         if twice := [name for name in table.index.names if name in table]:
             raise ValueError(f"{twice[0]!r} is a column and the index: rename or drop one of them.")
@@ -84,8 +97,10 @@ def find_columns(
         say: prints what was guessed.
 
     Raises:
-        ValueError: if a column that was named is not there, or there are several candidates.
+        ValueError: if a column that was named is not there, there are several candidates, or one
+            column is named for two.
     """
+    names = [name for name in names if name]  # a spreadsheet's empty columns
     repeated = pd.Index(names).duplicated()
     if repeated.any():
         raise ValueError(
@@ -115,6 +130,9 @@ def find_columns(
             if alike:
                 found[ours] = alike[0]
                 say(f"{what}: {ours} is read from the column {alike[0]!r}")
+    both = [ours for ours, theirs in found.items() if list(found.values()).count(theirs) > 1]
+    if both:
+        raise ValueError(f"{what}: {' and '.join(both)} can't be one column, {found[both[0]]!r}.")
     return found
 
 
@@ -136,7 +154,8 @@ def main_file(path: Path) -> Path | None:
 
 
 def _is_parquet_folder(path: Path) -> bool:
-    return path.suffix.lower() in PARQUET or any(path.glob("part-*.parquet"))
+    parts = (part for form in ("part-*.parquet", "*=*/**/*.parquet") for part in path.glob(form))
+    return path.suffix.lower() in PARQUET or any(parts)
 
 
 def read_tables(
@@ -162,6 +181,10 @@ def read_tables(
     Raises:
         ValueError: what is no table of that form; the message names the file.
     """
+    if not isinstance(encoding, str):
+        raise TypeError(f'encoding must be a name such as "cp1252", received {encoding!r}.')
+    with contextlib.suppress(LookupError):  # reading says which file needs it
+        encoding = codecs.lookup(encoding).name
     separators = {}
     if main.suffix == ".inter":
         tables, separators = _read_recbole(main, encoding)
@@ -177,7 +200,7 @@ def read_tables(
         )
         beside = "users.dat and movies.dat"
     else:
-        tables = _read_own(main, columns or {}, encoding)
+        tables = _read_own(main, columns or {}, encoding, say)
         beside = f"files called so, with the first there is of {', '.join(SUFFIXES)}"
     release_memory()
     known = {table.attrs["source"].lower() for table in tables if table is not None}
@@ -231,12 +254,14 @@ def _read_recbole(main: Path, encoding: str) -> tuple[Tables, dict[str, str]]:
         path = main.with_suffix(suffix)
         table = read_delimited(path, "\t", encoding=encoding) if path.is_file() else None
         if table is not None:
-            typed = dict(name.partition(":")[::2] for name in table.columns)
-            table.columns = list(typed)
+            kinds = dict(name.partition(":")[::2] for name in table.columns)
+            if len(kinds) < len(table.columns):
+                raise ValueError(f"{path} has a column twice: {list(table.columns)}. Rename one.")
+            table.columns = list(kinds)
             names = {"movie_title": "title", "release_year": "year", "class": "genres"}
-            names = {a: b for a, b in (names | {"genre": "genres"}).items() if b not in typed}
+            names = {a: b for a, b in (names | {"genre": "genres"}).items() if b not in kinds}
             table = table.rename(columns=names)
-            found = {names.get(name, name) for name, kind in typed.items() if kind == "token_seq"}
+            found = {names.get(name, name) for name, kind in kinds.items() if kind == "token_seq"}
             separators |= dict.fromkeys(found - {"title"}, " ")
         tables.append(table)
     items = tables[2]
@@ -248,14 +273,19 @@ def _read_recbole(main: Path, encoding: str) -> tuple[Tables, dict[str, str]]:
     return tuple(tables), separators
 
 
-def _read_own(main: Path, columns: dict[str, str], encoding: str) -> Tables:
+def _read_own(main: Path, columns: dict[str, str], encoding: str, say: Callable) -> Tables:
     interactions = read_table(main, columns, encoding, ROLES)
     folder = main.parent
     sides = []
     for stem, key, others in (("users", "user_id", ()), ("items", "item_id", ("movies.csv",))):
         names = [*(stem + suffix for suffix in SUFFIXES), *others]
         path = next((folder / name for name in names if (folder / name).exists()), None)
-        sides.append(read_table(path, columns, encoding, (key,), side=True) if path else None)
+        side = read_table(path, columns, encoding, (key,), side=True) if path else None
+        if side is not None and main.stem not in ("interactions", "ratings"):
+            if not find_columns(list(side), (key,), columns, str(path), side=True):
+                say(f"{path.name} isn't read: it has no column {key}")  # another matter's
+                side = None
+        sides.append(side)
     if main.name == "ratings.csv":  # GroupLens's names need no guess
         names = {"userId": "user_id", "movieId": "item_id"}
         names = {theirs: ours for theirs, ours in names.items() if ours not in columns}
@@ -275,12 +305,20 @@ def read_table(path: Path, columns, encoding: str, wanted, side: bool = False) -
         return (names if side or lacking else list(found.values())), ids
 
     if path.suffix.lower() not in PARQUET and not path.is_dir():
-        return read_delimited(path, encoding=encoding, choose=choose, keep_text=not side)
+        text = {columns[name] for name in ("title", "zip_code") if name in columns}
+        return read_delimited(path, None, None, encoding, choose, not side, text)
     try:
-        form = {"format": "parquet", "partitioning": "hive"}
+        # Old Spark's and Hive's times have nanoseconds, in which the year 9999 becomes 1816.
+        kind = pa.dataset.ParquetFileFormat(coerce_int96_timestamp_unit="us")
+        data = pa.dataset.dataset(path, format=kind)
+        # Folders called user_id=007 say it in text.
+        keys = re.findall(r"(?<=/)([^/=]+)=[^/]*(?=/)", data.files[0][len(str(path)) :])
+        hive = pa.dataset.HivePartitioning(pa.schema([(key, pa.string()) for key in keys]))
+        form = {"format": kind, "partitioning": hive}
         data = pa.dataset.dataset(path, **form)
-        chosen, ids = choose(data.schema.names)
-        schema = _schema_of_parts(data, chosen, path)
+        schema = _all_columns(data)
+        chosen, ids = choose(schema.names)
+        schema = _schema_of_parts(data, schema, chosen, path)
         table = pa.dataset.dataset(path, schema, **form).to_table(columns=chosen)
     except (pa.ArrowException, OSError) as error:
         what = "is no Parquet file or folder of them with equal columns"
@@ -289,16 +327,30 @@ def read_table(path: Path, columns, encoding: str, wanted, side: bool = False) -
         i = table.schema.get_field_index(name)
         if table.schema.types[i] in (pa.string(), pa.large_string()):
             table = table.set_column(i, name, table.column(i).dictionary_encode())
+    for name in set(keys) & set(chosen):
+        i = table.schema.get_field_index(name)
+        table = table.set_column(i, name, typed(table.column(i), name))
     return to_pandas(table, path, keep_text=not side)
 
 
-def _schema_of_parts(data: pa.dataset.Dataset, chosen: list[str], path: Path) -> pa.Schema:
-    """The schema, with types that hold what any part has: Arrow's own are those of the first part.
+def _all_columns(data: pa.dataset.Dataset) -> pa.Schema:
+    """The schema of all parts together: Arrow's own is that of the first part."""
+    schema = data.schema
+    for part in data.get_fragments():
+        for field in part.physical_schema:
+            schema = schema if field.name in schema.names else schema.append(field)
+    return schema
+
+
+def _schema_of_parts(
+    data: pa.dataset.Dataset, schema: pa.Schema, chosen: list[str], path: Path
+) -> pa.Schema:
+    """The `schema` with types that hold what any part has: Arrow's own are the first part's.
 
     Raises:
         ValueError: numbers or dates in one part, and something else in another.
     """
-    schema, t = data.schema, pa.types
+    t = pa.types
     for part in data.get_fragments():
         for name in set(part.physical_schema.names).intersection(chosen):
             i = schema.get_field_index(name)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from recsys_helpers.datasets import Dataset, load_dataset
@@ -107,6 +108,8 @@ IDS = {
     "categories of integers": (log(user_id=pd.Categorical(USERS, categories=[9, 3, 2, 1])), SMALL),
     "Arrow strings": (ids(["b", "a", "c"], "string[pyarrow]"), ["a", "b", "c"]),
     "Arrow integers": (ids(SMALL, "int64[pyarrow]"), SMALL),
+    "whole decimals": (ids([Decimal(f"{i}.0") for i in SMALL]), SMALL),
+    "small floats of 32 bits": (ids(SMALL, "float32"), SMALL),
 }
 # fmt: on
 # fmt: off
@@ -123,6 +126,11 @@ ODD_IDS = {
     "missing category": (ids(["a", None, "b"], "category"), "user_id is missing in row 4"),
     "fractions": (ids([1, 2.5, 3]), r"user_id holds .*2\.5.* in row 4 .*whole numbers"),
     "floats that have lost digits": (ids([1.0, 2.0**53, 3.0]), "below 2.*53 or text"),
+    "floats of 32 bits that have lost digits": (ids([2**24, 2**24 + 1, 2**24 + 4], "float32"),
+        r"16777216.0 in row 0 .* below 2\*\*24 or text"),
+    "decimals with fractions": (ids([Decimal(1), Decimal("2.5"), Decimal(3)]),
+        r"Decimal\('1'\) \(Decimal\) among"),
+    "what is no id": (ids([object(), object(), object()]), "ids must be whole numbers or text"),
     "floats beside text": (ids([1.5, "x", 3], object), r"1\.5 \(float\) among"),
     "bytes": (ids([b"a", b"b", b"c"]), "bytes"),
     "booleans": (log(user_id=USERS == 1), "received bool"),
@@ -228,6 +236,14 @@ KINDS_OF_TIMES = {
         {"times": [t - 2 * START for t in EXACT]}),
     "before 1970, datetimes": (pd.to_datetime((TIMES - 2 * START) * 1000 + 1, unit="ms"),
         {"times": [t - 2 * START for t in EXACT]}),
+    "text with signs and exponents": ("+" + (TIMES / 1e9).astype(str) + "e9", {"times": EXACT}),
+    "text, some with UTC": (ISO.where(TIMES.index % 2 == 0, STAMPS.astype(str) + " UTC"), {}),
+    "periods": (STAMPS.dt.to_period("s"), {}),
+    "dates as objects, text among them": (
+        pd.Series([*STAMPS[:1].astype(object), *ISO[1:]], dtype=object), {}),
+    "Arrow dates of the year 9999": (arrow(STAMPS.where(TIMES > START, None).astype("datetime64[s]")
+        .fillna(np.datetime64("9999-12-31", "s")), pa.timestamp("s")),
+        {"history": [20, 30, 40, 10], "times": [*EXACT[1:], 253402214400]}),
     "before 1970": (TIMES - 2 * START, {"times": [t - 2 * START for t in EXACT]}),
 }
 # fmt: on
@@ -246,6 +262,34 @@ def test_times(kind, capsys):
 # fmt: off
 ODD_TIMES = {
     "missing": (TIMES.where(TIMES > START), "timestamp is missing in row 0 .* 3 of 12"),
+    "the word NaT": (STAMPS.astype(str).where(TIMES > START, "NaT"),
+        r"timestamp is missing in row 0 \(counted from 0; it says 'NaT'\), in 3 of 12"),
+    "the word nan among Arrow strings": (
+        arrow(ISO.where(TIMES > START, "nan"), pa.string()), "row 0 .*'nan'.* 3 of 12"),
+    **{f"NaT as a number of {unit}": (
+        STAMPS.where(TIMES > START).astype("datetime64[ns]").astype("int64") // per,
+        "timestamp is missing in row 0 .*it says -922.* 3 of 12")
+       for unit, per in (("ns", 1), ("us", 10**3), ("ms", 10**6), ("s", 10**9))},
+    "the computer's clock": (ISO.where(TIMES.index != 5, "now"), "'now' in row 5 .* ISO 8601"),
+    "dates as objects, odd text among them": (
+        pd.Series([*STAMPS[:1].astype(object), "02/04/2020", *ISO[2:]], dtype=object),
+        "'02/04/2020' in row 1 .* ISO 8601"),
+    "dates as objects, floats among them": (
+        pd.Series([*STAMPS[:1].dt.date, 1.6e9, *STAMPS[2:].dt.date], dtype=object),
+        "must hold times of one kind, received mixed"),
+    "text of the year 9999": (ISO.where(TIMES.index != 5, "9999-12-31"),
+        r"'9999-12-31' in row 5 \(.*\): not between the years 1678 and 2261"),
+    "floats of 32 bits": (TIMES.astype("float32"), "holds float32, which can't tell such times"),
+    ".NET's ticks": ((TIMES + 62135596800) * 10**7,
+        r"look like \.NET's ticks, not like ns since 1970. .*- 621355968000000000\) // 10\)"),
+    "Windows's file times": ((TIMES + 11644473600) * 10**7,
+        r"look like Windows's file times.*- 116444736000000000\) // 10\), or pass time_unit=.ns"),
+    "a browser's times": ((TIMES + 11644473600) * 10**6,
+        r"look like a browser's .* since 1601.*\(column - 11644473600000000\)"),
+    "days before months before years": (STAMPS.dt.strftime("%d%m%Y").astype(int),
+        r'13092020, which look like dates, .*format="%d%m%Y"\)\)'),
+    "months before days before years": (STAMPS.dt.strftime("%m%d%Y").astype(int),
+        r'9132020, which look like dates, .*format="%m%d%Y"\)\)'),
     "missing date": (STAMPS.where(TIMES > START), "timestamp is missing in row 0"),
     "of two units": (TIMES.where(TIMES.index != 5, TIMES * 1000),
         r"most look like s, but 1600086400000 in row 5 .* like ms"),
@@ -338,6 +382,8 @@ def test_a_unit_that_is_given_counts():
 
 # Tables: columns, repeats, what is left out, features
 
+PLAIN_TABLE = {"users": SMALL, "items": [10, 20, 30, 40], "times": EXACT}
+BIG = [2**60 + 1, 2**60 + 2, 2**60 + 3]
 HUGE = np.array([2**63 + 1, 2**64 - 1, 2**64 - 2, 0], np.uint64)
 AGAIN = log(item_id=np.tile([10, 20, 10, 40], 3))
 AGAIN = pd.concat([AGAIN, log(item_id=np.tile([50, 60, 70, 80], 3), timestamp=TIMES + 9 * DAY)])
@@ -376,6 +422,40 @@ TABLES = {
         r"any of the columns \['time'"),
     "no such column": ([log()], {"columns": {"user_id": "who"}},
         r"columns names \['who'\], but the tables have"),
+    "a role that is misspelt": ([log(stars=5)], {"columns": {"ratings": "stars"}},
+        "columns names 'ratings', which is none of .* has 'stars'. Write 'rating'\\?"),
+    "a title in the interactions": ([log(name="x"), people(), ITEMS[["item_id"]]],
+        {"columns": {"title": "name"}}, "no table of users or items has 'name'"),
+    "one column for two": ([log()], {"columns": {"user_id": "item_id"}},
+        "user_id and item_id can't be one column, 'item_id'"),
+    "a title that is the id": ([log(), None, ITEMS[["item_id"]]], {"columns": {"title": "item_id"}},
+        "item_id and title can't be one column"),
+    "columns by number": ([pd.DataFrame(log().values)],
+        {"columns": {"user_id": 0, "item_id": 1, "timestamp": 2}}, PLAIN_TABLE),
+    "empty columns, twice": (
+        [pd.concat([log(), pd.DataFrame({"": [None] * 12}), pd.DataFrame({"": [None] * 12})],
+                   axis=1)], {}, PLAIN_TABLE),
+    "an id of another name in each table": (
+        [named(user_id="cust"), people().rename(columns={"user_id": "no"}).assign(age=1)],
+        {"columns": {"user_id": "cust"}}, "Rename the one that holds it to user_id or cust"),
+    "features beyond 2**53, one missing": (
+        [log(), None, pd.DataFrame({"item_id": [10, 20, 30], "shelf": BIG[:3]})], {},
+        {"shelf": [*BIG[:3], pd.NA]}),
+    "such an Arrow table": (
+        [log(), None, pa.table({"item_id": [10, 20, 30, 40], "shelf": [*BIG[:3], None]})], {},
+        {"shelf": [*BIG[:3], pd.NA]}),
+    "titles that are floats": ([log(), None, items(title=[300.0, 1917.5, None, 8.0])], {},
+        {"titles": ["300", "1917.5", "30", "8"]}),
+    "titles that are categories": (
+        [log(), None, items(title=pd.Categorical([" a", "b", None, "a"]))], {},
+        {"titles": ["a", "b", "30", "a"]}),
+    "titles that are nullable integers": (
+        [log(), None, items(title=pd.array([300, None, 7, 8], "Int64"))], {},
+        {"titles": ["300", "20", "7", "8"]}),
+    "codes that are categories": ([log(), people(zip_code=pd.Categorical([1, 2, None]))], {},
+        {"zips": ["1", "2", 0]}),
+    "years that are no years": ([log(), None, items(year=[1e20, 1, 2, 3])], {},
+        r"year must hold whole numbers, received 1e\+20 in row 0"),
     "no user": ([named(user_id="who")], {}, r"need the columns user_id.*received \['who'"),
     "neither time nor position": ([named(timestamp="x")], {}, "add a column position"),
     "no rows": ([log()[:0]], {}, "there are no interactions"),
@@ -585,7 +665,7 @@ def test_what_is_no_dict_of_columns_is_named(option, given, tmp_path):
 CSV = log().to_csv(index=False)
 NOTES = log(note="x").to_csv(index=False)
 TABS = {"sep": "\t", "index": False}
-PLAIN = {"users": SMALL, "items": [10, 20, 30, 40], "times": EXACT}
+PLAIN = PLAIN_TABLE
 RECBOLE = CSV.replace(",", "\t").replace(
     "user_id\titem_id\ttimestamp", "user_id:token\titem_id:token\ttimestamp:float"
 )
@@ -595,7 +675,7 @@ def packed(**members):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in members.items():
-            archive.writestr(name + ".csv", text)
+            archive.writestr(name + ".csv" * (name[0] not in "._"), text)
     return buffer.getvalue()
 
 
@@ -624,6 +704,15 @@ def parts(**columns):
     for name, values in columns.items():
         tables = [table.assign(**{name: v}) for table, v in zip(tables, values, strict=True)]
     return {f"x/part-{i}.parquet": parquet(table) for i, table in enumerate(tables)}
+
+
+def old_spark():
+    """Times in 96 bits, of which the first is none: the end of time."""
+    ends = np.array(["9999-12-31", *STAMPS[1:3].astype(str)], "datetime64[us]")
+    table = pa.table({"user_id": [1] * 3, "item_id": [10, 20, 30], "timestamp": pa.array(ends)})
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer, use_deprecated_int96_timestamps=True)
+    return buffer.getvalue()
 
 
 def lines(separator):
@@ -837,6 +926,88 @@ FILES = {
         {"titles": ["a", "b", "c", "40"], "says": "items.csv isn't read"}),
     "items beside ratings.dat": ({"ratings.dat": lines("::"), "items.csv": "item_id\n"}, "", {},
         {"columns": [], "says": "items.csv isn't read: users and items are read from users.dat"}),
+    "a column that the first part lacks": (
+        {"x/part-0.parquet": parquet(log()),
+         "x/part-1.parquet": parquet(log(user_id=USERS + 3, rating=5.0))}, "x", {},
+        {"ratings": [pytest.approx(np.nan, nan_ok=True)] * 12 + [5.0] * 12}),
+    "an order that the first part lacks": (
+        {"x/part-0.parquet": parquet(log()),
+         "x/part-1.parquet": parquet(log(user_id=USERS + 3, position=range(12)))}, "x", {},
+        "position is missing in row 0"),
+    "folders of one value each": (
+        {f"x/user_id={user}/part-0.parquet": parquet(log()[:4].drop(columns="user_id"))
+         for user in ("001", "1", "2")}, "x", {}, PLAIN | {"users": ["001", "1", "2"]}),
+    "folders of one number each": (
+        {f"x.parquet/user_id={user}/a.parquet": parquet(log()[:4].drop(columns="user_id"))
+         for user in SMALL}, "x.parquet", {}, PLAIN),
+    "folders of days": (
+        {f"x/dt={day}/a.parquet": parquet(log()[i::4])
+         for i, day in enumerate("abcd")}, "x", {}, PLAIN),
+    "times of an old Spark, for ever": ({"x.parquet": old_spark()}, "x.parquet", {},
+        {"history": [20, 30, 10], "times": [EXACT[1], EXACT[2], 253402214400]}),
+    "interactions.pq": ({"interactions.pq": parquet(log())}, "", {}, PLAIN),
+    "another matter beside a file": (
+        {"may.csv": CSV, "users.csv": "login,pw\na,b\n"}, "may.csv", {},
+        PLAIN | {"columns": [], "says": "users.csv isn't read: it has no column user_id"}),
+    "another matter beside interactions": (csv() | {"users.csv": "login,pw\na,b\n"}, "", {},
+        "users.csv needs the column user_id"),
+    "a spreadsheet's empty columns": (
+        {"interactions.csv": "".join(f"{line},,\n" for line in CSV.splitlines())}, "", {}, PLAIN),
+    "zip of a table and what isn't one": (
+        {"interactions.csv.zip": packed(**{"a": CSV, ".DS_Store": "x", "__MACOSX/._a": "x"})}, "",
+        {}, PLAIN),
+    "a comment above": ({"interactions.csv": "# made by x\n" + CSV}, "", {},
+        "begins with '# made by x', not with a header"),
+    "a row of more than a megabyte": (csv(note="x" * (3 << 20)), "", {}, PLAIN),
+    "commas in the header of a .tsv": (
+        csv() | {"items.tsv": "item_id\ttitle (a, b, c)\n10\tx\n"}, "",
+        {"columns": {"title": "title (a, b, c)"}}, {"titles": ["x", "20", "30", "40"]}),
+    "commas in a quoted header": (
+        csv() | {"items.csv": 'item_id;"title, in full, as it is"\n10;x\n'}, "",
+        {"columns": {"title": "title, in full, as it is"}}, {"titles": ["x", "20", "30", "40"]}),
+    "UTF-8 with a mark, beside cp1252": (
+        {"interactions.csv": CSV.encode("utf-8-sig"),
+         "items.csv": "item_id,title\n10,\xe9\n".encode("cp1252")}, "", {"encoding": "cp1252"},
+        PLAIN | {"titles": ["\xe9", "20", "30", "40"]}),
+    "UTF-16, and another spelling of UTF-8": ({"interactions.csv": CSV.encode("utf-16")}, "",
+        {"encoding": "UTF-8"}, "is in the encoding UTF-16"),
+    "a backslash before quotes": (
+        csv() | {"items.csv": 'item_id,title\n10,a\n20,"Say \\"Hi\\" now"\n'}, "", {},
+        r"items\.csv has text behind a closing quote in line 3\. Double the quotes"),
+    "text behind a quoted word": (csv() | {"items.csv": 'item_id,title\n10,"Great" Gatsby\n'}, "",
+        {}, "text behind a closing quote in line 2"),
+    "quotes amidst text": (csv() | {"items.csv": 'item_id,title\n10,5" or 7" disks\n'}, "",
+        {}, {"titles": ['5" or 7" disks', "20", "30", "40"]}),
+    "doubled quotes": (csv() | {"items.csv": 'item_id,title\n10,"Say ""Hi"" now"\n'}, "",
+        {}, {"titles": ['Say "Hi" now', "20", "30", "40"]}),
+    "codes that programs read as numbers": (
+        csv() | {"items.csv": "item_id,shelf\n10,0xFF00\n20,0x1\n30,0x2\n40,0x3\n"}, "", {},
+        {"shelf": ["0xFF00", "0x1", "0x2", "0x3"]}),
+    "codes with too large an exponent": (
+        csv() | {"items.csv": "item_id,shelf\n10,12e45678\n20,98e10\n30,555\n40,1e400\n"}, "", {},
+        {"shelf": ["12e45678", "98e10", "555", "1e400"]}),
+    "names that mean infinity": (
+        csv() | {"items.csv": "item_id,shelf\n10,inf\n20,1\n30,2\n40,3\n"}, "", {},
+        {"shelf": ["inf", "1", "2", "3"]}),
+    "telephone numbers": (
+        csv() | {"items.csv": "item_id,shelf\n10,+491\n20,+492\n30,+493\n40,1\n"}, "", {},
+        {"shelf": ["+491", "+492", "+493", "1"]}),
+    "numbers beyond 2**53, one missing": (
+        csv() | {"items.csv": "item_id,shelf\n" + "".join(
+            f"{i},{v}\n" for i, v in zip((10, 20, 30, 40), (*BIG, ""), strict=True))}, "", {},
+        {"shelf": [*BIG, pd.NA]}),
+    "fractions and exponents": (
+        csv() | {"items.csv": "item_id,shelf\n10,.5\n20,1e3\n30,-2.5E-1\n40,7.\n"}, "", {},
+        {"shelf": [0.5, 1000, -0.25, 7]}),
+    "titles of another name that look like numbers": (
+        csv() | {"items.csv": "item_id,name\n10,1.50\n20,7\n"}, "",
+        {"columns": {"title": "name"}}, {"titles": ["1.50", "7", "30", "40"]}),
+    "codes of another name that look like numbers": (
+        csv() | {"users.csv": "user_id,postal\n1,1234\n2,\n"}, "",
+        {"columns": {"zip_code": "postal"}}, {"zips": ["1234", 0, 0]}),
+    "RecBole, a column twice": (
+        {"x.inter": RECBOLE, "x.item": "item_id:token\titem_id:float\n10\t1\n"}, "", {},
+        "x.item has a column twice"),
     "items beside u.data": ({"u.data": lines("\t"), "items.csv": "item_id\n"}, "", {},
         {"columns": [], "says": "items.csv isn't read: users and items are read from u.user and"}),
     "items beside RecBole": ({"x.inter": RECBOLE, "items.csv": "item_id\n"}, "", {},
