@@ -61,9 +61,9 @@ def recorded_differences(
     Args:
         models: as in `results.MODELS`.
         others: what each of them is compared with, besides the baseline that the validation target
-            chooses by the first metric.
+            chooses by each metric.
         folder: see `results.load_runs`.
-        metrics: such as "ndcg@10"; the first is one that is recorded of the validation target.
+        metrics: such as "ndcg@10", which are recorded of the validation target, too.
         datasets: names.
 
     Returns:
@@ -84,8 +84,8 @@ def recorded_differences(
         seeds, runs = {}, load_runs(folder, dataset)
         for run in runs:
             seeds.setdefault(run["model"], []).append(value(run, metrics[0]))
-        baseline = chosen(dataset, BASELINES, metrics[0], folder)
-        against = [other for other in dict.fromkeys([baseline, *others]) if other in seeds]
+        baselines = {metric: chosen(dataset, BASELINES, metric, folder) for metric in metrics}
+        against = [o for o in dict.fromkeys([*baselines.values(), *others]) if o in seeds]
         ours = [model for model in dict.fromkeys(models) if model in seeds]
         pairs = [(model, other) for model in ours for other in against if model != other]
         tables = [paired_differences(dataset, m, folder=folder, pairs=pairs) for m in metrics]
@@ -105,7 +105,10 @@ def recorded_differences(
             )
             for metric, (_, low, high) in zip(metrics, cells, strict=True):
                 verdict = "ahead" if low > 0 else "behind" if high < 0 else "not told apart"
-                found = verdicts.setdefault((model, "" if other == baseline else other), {})
+                of_metric = baselines[metric] == other
+                if not of_metric and other in baselines.values() and other not in others:
+                    continue  # the baseline that another metric chooses
+                found = verdicts.setdefault((model, "" if of_metric else other), {})
                 found.setdefault(metric, {}).setdefault(verdict, []).append(f"`{dataset}`")
     caption = (
         "Recorded runs, test target: differences [95% bootstrap interval over users and seeds]; by "
