@@ -26,7 +26,7 @@ RESULTS = f"{PACKAGE}/results.py"
 # The code of these cannot change a record; what they import can, such as the metrics. Those of the
 # second line read files: whatever they make of them is in the digest of the data.
 OUTSIDE = "fetch machine bootstrap records results trials pages plots findings "
-OUTSIDE += "tables delimited columns several side_tables"
+OUTSIDE += "tables delimited parquet columns several side_tables"
 NOT_IN_A_RECORD = {f"{PACKAGE}/{name}.py" for name in OUTSIDE.split()}
 # The order in which threads add numbers up changes their last digits. With one thread neither a
 # page nor a record depends on the number of cores, and several don't get in each other's way.

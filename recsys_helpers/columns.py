@@ -10,10 +10,8 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable
-from datetime import date
 from decimal import Decimal
 from functools import partial
-from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -33,7 +31,9 @@ OTHER_STARTS = (
     (1.25e17, 1.4e17, "Windows's file times", "(column - 116444736000000000) // 10"),
     (6.2e17, 6.6e17, ".NET's ticks", "(column - 621355968000000000) // 10"),
 )
-NO_TIMES = [-(2**63) // 10**n for n in (0, 3, 6, 9)]  # NaT as a number, in any unit
+# NaT as a number, in any unit, rounded down or towards 0.
+NO_TIMES = [n for per in UNITS.values() for n in (-(2**63) // per, -(2**63 // per))]
+NO_IDS = (float, np.floating, bool, np.bool_, bytes, tuple, Decimal)
 NONE = ("", "null", "nil", "none", "nan", "na", "n/a", "<na>", "\\n")  # as programs write it
 
 
@@ -130,12 +130,16 @@ def _whole_or_text(ids: np.ndarray, what: str) -> np.ndarray:
             info = np.iinfo(dtype)
             if all(info.min <= i <= info.max for i in ids):
                 return ids.astype(dtype)
-    for i in ids:
-        if isinstance(i, bool) or not isinstance(i, str | int | np.integer | UUID | date):
-            raise ValueError(
-                f"{what} holds {i!r} ({type(i).__name__}) among ids of other kinds: ids must be "
-                "whole numbers or text. Convert the column, for example with astype(str)."
-            )
+    unnamed = object.__str__, object.__repr__  # of what is written as its place in memory
+    odd = [
+        i for i in ids if isinstance(i, NO_IDS) or (type(i).__str__, type(i).__repr__) == unnamed
+    ]
+    if odd:
+        i = next((i for i in odd if not isinstance(i, Decimal) or i % 1), odd[0])
+        raise ValueError(
+            f"{what} holds {i!r} ({type(i).__name__}) among ids of other kinds: ids must be "
+            "whole numbers or text. Convert the column, for example with astype(str)."
+        )
     return np.array([str(i) for i in ids], object)
 
 
@@ -172,7 +176,8 @@ def times(
             f"{what} must hold times, received {kind}. Convert them to numbers or datetimes."
         )
     keys = column.to_numpy()
-    _none_missing(given, what, np.isin(keys, NO_TIMES) if keys.min() < -9e9 else np.zeros(1, bool))
+    if keys.min() < -9e9:
+        _none_missing(given, what, np.isin(np.floor(keys), NO_TIMES))
     if keys.dtype.kind == "f" and np.abs(keys).max() >= 2 ** _digits(keys.dtype) < 2**53:
         raise ValueError(
             f"{what} holds {keys.dtype}, which can't tell such times apart, received "
@@ -210,13 +215,20 @@ def _unit(keys: np.ndarray, what: str) -> str:
             f"{keys[row]} in row {row} (counted from 0) like {other}, for example seconds and "
             "milliseconds. Convert them, or pass time_unit."
         )
-    forms = [((keys >= low) & (keys < high), *form) for low, high, *form in OTHER_STARTS]
+    forms = [(like, remedy, [(keys, *ends)]) for *ends, like, remedy in OTHER_STARTS]
     for form, *ends in (("%d%m%Y", (1, 31), (1, 12)), ("%m%d%Y", (1, 12), (1, 31))):
-        parts = [(keys // 10**n % 100, *end) for n, end in zip((6, 4), ends, strict=True)]
-        parts += [(keys % 10_000, 1900, 2100), (keys, 1e6, 1e8)]
-        forms += [(_all_within(parts), "dates", f'pandas.to_datetime(column, format="{form}")')]
-    for valid, like, remedy in forms:
-        if valid.any() and np.mean(valid | (keys == 0)) > 0.9:  # others stand for none
+        if 1e6 <= middle < 1e8:
+            parts = [(keys // 10**n % 100, *end) for n, end in zip((6, 4), ends, strict=True)]
+            parts = [(keys, 1e6, 1e8), *parts, (keys % 10_000, 1900, 2100)]
+            forms.append(("dates", f'pandas.to_datetime(column, format="{form}")', parts))
+    for like, remedy, parts in forms:
+        _, low, high = parts[0]
+        if not low <= middle < high:  # most times are passed over here
+            continue
+        if high < 1e5 and not (keys % 1).any() and len(np.unique(keys)) > len(keys) / 2:
+            continue  # so many days, and no two events on one: these are seconds of something
+        valid = _all_within(parts)
+        if np.mean(valid | (keys == 0)) > 0.9:  # others stand for none
             raise ValueError(
                 f"{what} holds numbers such as {keys[valid.argmax()]}, which look like {like}, not "
                 f'like {usual} since 1970. Convert them ({remedy}), or pass time_unit="{usual}".'
@@ -264,13 +276,15 @@ def _parsed_times(column: pd.Series, what: str) -> pd.Series:
             "datetimes."
         )
     elif isinstance(column.iloc[0], str):
-        if re.fullmatch(r"\s*[-+]?\d+(\.\d*)?([eE][-+]?\d+)?\s*", column.iloc[0]):
+        first = next((v for v in column if str(v).strip().lower() not in NONE), "")
+        if re.fullmatch(r"\s*[-+]?\d+(\.\d*)?([eE][-+]?\d+)?\s*", str(first)):
             read = pd.to_numeric
         elif kind in ("", "string"):
             column = column.str.removesuffix(" UTC")
     elif isinstance(column.dtype, pd.ArrowDtype):
+        unit = getattr(column.dtype.pyarrow_dtype, "unit", "s")  # dates have none
         with contextlib.suppress(TypeError):  # of durations and the like, which are refused
-            return column.astype("datetime64[us, UTC]")  # beyond the year 2262, too
+            return column.astype(f"datetime64[{unit}, UTC]")
         return column
     clock = np.zeros(1, bool)
     try:
@@ -282,6 +296,8 @@ def _parsed_times(column: pd.Series, what: str) -> pd.Series:
         times = pd.concat([read(column.iloc[i : i + (1 << 20)]) for i in steps])
     except (ValueError, TypeError, OverflowError) as error:
         bad = clock if clock.any() else pd.isna(read(column, errors="coerce").to_numpy())
+        if not bad.any():  # a number, but no time
+            bad = pd.to_numeric(column, errors="coerce").to_numpy(float) >= 2**63
         if isinstance(error, pd.errors.OutOfBoundsDatetime):
             raise ValueError(
                 f"{what} holds {_first(bad, column)}: not between the years 1678 and 2261. If it "

@@ -25,7 +25,8 @@ import pyarrow.csv
 
 TEXT = ("title", "movietitle", "zipcode")  # even where all of them look like numbers
 WHOLE, FRACTION = r"^\s*-?\d+\s*$", r"^\s*(-?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?|nan|NaN)\s*$"
-BLOCK = 1 << 24  # bytes of text at a time, and the longest row
+WITHIN = r'[^",;\t|\r\n]" *[^ ",;\t|\r\n]'  # a quote with text on both sides
+BLOCK, LONGEST = 1 << 20, 1 << 24  # bytes of text at a time, and of the longest row
 
 # What files raise that are none, damaged, encrypted, or in an encoding that isn't the one named.
 UNREADABLE = (pa.ArrowException, OSError, EOFError, RuntimeError, LookupError, UnicodeError)
@@ -37,7 +38,8 @@ def _open(path: Path):
         return gzip.open(path)
     if path.suffix.lower() == ".zip":
         archive = zipfile.ZipFile(path)
-        files = [f for f in archive.namelist() if f[-1] != "/" and not re.match(r"(.*/)?[._]", f)]
+        files = [f for f in archive.namelist() if not f.endswith("/") and "__MACOSX" not in f]
+        files = [f for f in files if not re.match(r"(.*/)?\.(?!/)", f)] or files  # .DS_Store
         if len(files) > 1:  # a README beside it
             files = [f for f in files if f.lower().endswith((".csv", ".tsv"))] or files
         if len(files) != 1:
@@ -102,9 +104,15 @@ def read_delimited(
                 if first[:1] == "#" and separator not in bare:
                     raise ValueError(f"{path} begins with {first!r}, not with a header: remove it.")
             header = next(csv.reader([first], delimiter=separator), [])
-        with _open(path) as raw:
-            file = _Counted(raw, look=not keep_text)  # of a long table little is read
-            table = _read_text(file, separator, quote, names, encoding, header, skipped, choose)
+        how = separator, quote, names, encoding, header, skipped, choose
+        try:
+            with _open(path) as raw:
+                table = _read_text(file := _Counted(raw), *how)
+        except pa.ArrowInvalid as error:
+            if "straddling" not in str(error):
+                raise
+            with _open(path) as raw:  # a long row, or a quote that isn't closed
+                table = _read_text(file := _Counted(raw), *how, block=LONGEST)
     except csv.Error as error:
         raise ValueError(
             f"{path} is not delimited text with lines that end in \\n ({error}). What is read is "
@@ -122,27 +130,31 @@ def read_delimited(
         else:
             what = "cannot be read: is it damaged, encrypted, or not what its name says?"
         raise ValueError(f"{path} {what} ({error})") from error
-    if quote and (table.num_rows < file.lines - 1 - skipped or file.within):
-        _check_quotes(path, encoding, separator, file.within)  # values of several lines, odd quotes
     for i, name in enumerate(table.column_names):
         table = table.set_column(i, name, typed(table.column(i), name, text))
+    # Of a long table, text is read in ids alone.
+    texts = [f for f in table.schema if pa.types.is_dictionary(f.type) or not keep_text]
+    texts = [f for f in texts if pa.string() in (f.type, getattr(f.type, "value_type", None))]
+    within = file.within and bool(texts)
+    if quote and (table.num_rows < file.lines - 1 - skipped or within):
+        _check_quotes(path, encoding, separator, within)  # values of several lines, odd quotes
     return to_pandas(table, path, keep_text)
 
 
 class _Counted:
-    """A file whose lines are counted while it is read; `look` for quotes within text, too."""
+    """A file whose lines are counted while it is read, and in which quotes within text are seen."""
 
     closed = False
 
-    def __init__(self, file, look: bool):
-        self.file, self.lines, self.end, self.look, self.within = file, 0, b"\n", look, False
+    def __init__(self, file):
+        self.file, self.lines, self.end, self.within = file, 0, b"\n", False
 
     def read(self, size=-1):
         part = self.file.read(size)
         self.end = part[-1:] or self.end
         self.lines += part.count(b"\n") + (not part and self.end != b"\n")
-        if self.look and not self.within and b'"' in part:
-            self.within = re.search(rb'[^",;\t|\r\n]"[^",;\t|\r\n]', part) is not None
+        if not self.within and b'"' in part:
+            self.within = re.search(WITHIN.encode(), part) is not None
         return part
 
 
@@ -151,9 +163,11 @@ def _check_quotes(path: Path, encoding: str, separator: str, within: bool = Fals
 
     And those `within` a value, of which Arrow leaves some out.
     """
-    csv.field_size_limit(max(BLOCK, csv.field_size_limit()))
+    csv.field_size_limit(max(LONGEST, csv.field_size_limit()))
     with io.TextIOWrapper(_open(path), encoding, "replace") as text:
-        rows, start, row = csv.reader(text, delimiter=separator, strict=True), 1, []
+        lines = [""]  # the last one
+        seen = (lines.__setitem__(0, line) or line for line in text)
+        rows, start, row = csv.reader(seen, delimiter=separator, strict=True), 1, []
         while row is not None:
             try:
                 row = next(rows, None)
@@ -161,7 +175,7 @@ def _check_quotes(path: Path, encoding: str, separator: str, within: bool = Fals
                 odd = separator in "\t|" and any("\n" in v and separator in v for v in row or ())
             except csv.Error:  # something stands behind the closing quote, or there is none
                 odd = True
-            if odd and within and rows.line_num == start:
+            if odd and within and rows.line_num == start and re.search(WITHIN, lines[0]):
                 raise ValueError(
                     f"{path} has text behind a closing quote in line {start}. Double the quotes "
                     'within a value ("say ""hi"""), or remove them.'
@@ -174,7 +188,9 @@ def _check_quotes(path: Path, encoding: str, separator: str, within: bool = Fals
             start = rows.line_num + 1
 
 
-def _read_text(file, separator, quote, names, encoding, header, skipped, choose) -> pa.Table:
+def _read_text(
+    file, separator, quote, names, encoding, header, skipped, choose, block=BLOCK
+) -> pa.Table:
     """Everything as text, ids as dictionaries of it."""
     if separator == "::":  # Arrow has separators of one character only
         file, separator = io.BytesIO(file.read().replace(b"::", b"\t")), "\t"
@@ -183,7 +199,7 @@ def _read_text(file, separator, quote, names, encoding, header, skipped, choose)
     return pa.csv.read_csv(
         file,
         pa.csv.ReadOptions(
-            block_size=BLOCK,
+            block_size=block,
             column_names=names,
             encoding=encoding,
             skip_rows=skipped,

@@ -50,7 +50,9 @@ def side_table(
         raise ValueError(
             f"columns names {lost[0]!r}, which is none of {ROLES}, and no table of users or items "
             f"has {columns[lost[0]]!r}. "
-            + "".join(f"Write {n!r}? " for n in get_close_matches(lost[0], known, 1))
+            + "".join(
+                f"Write {n!r}? " for n in get_close_matches(lost[0], known, 1) if n != lost[0]
+            )
             + "What is known of users or items belongs into a table of theirs."
         )
     if table is None:
@@ -109,19 +111,23 @@ def _in_order_of(ids: np.ndarray, table: pd.DataFrame, key: str, what: str, say:
     if matched < len(ids):
         say(f"{what}: no row for {len(ids) - matched:,} of {len(ids):,} ids")
         # Whole numbers beside missing ones stay whole: floats have no room for those beyond 2**53.
-        whole = table.select_dtypes(["integer", "unsignedinteger"]).columns
-        table = table.astype({n: "UInt64" if table[n].dtype == "u8" else "Int64" for n in whole})
+        whole = [n for n in table if isinstance(table[n].dtype, np.dtype)]
+        kinds = {n: table[n].dtype.kind for n in whole if table[n].dtype.kind in "iu"}
+        table = table.astype({n: "UInt64" if kind == "u" else "Int64" for n, kind in kinds.items()})
     return table.set_axis(pd.Index(own[codes])).reindex(ids).drop(columns=key)
 
 
 def _as_text(column: pd.Series) -> pd.Series:
     """Text, and what is missing as it is; 300.0 is 300 beside a missing title."""
-    texts = [
-        value
-        if missing
-        else str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
-        for value, missing in zip(column.astype(object), column.isna(), strict=True)
-    ]
+
+    def text(value) -> str:
+        if isinstance(value, bytes):
+            return value.decode(errors="replace").strip()
+        whole = isinstance(value, float) and value.is_integer()
+        return str(int(value) if whole else value).strip()
+
+    pairs = zip(column.astype(object), column.isna(), strict=True)
+    texts = [value if missing else text(value) for value, missing in pairs]
     return pd.Series(texts, column.index, object)
 
 

@@ -1,7 +1,7 @@
 """The tables of interactions, users and items as they lie in files.
 
-What the columns mean is decided later, see `Dataset.from_tables`; how delimited text is read, in
-`delimited`.
+What the columns mean is decided later, see `Dataset.from_tables`; how delimited text and Parquet
+are read, in `delimited` and `parquet`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.dataset
 
-from recsys_helpers.delimited import plain_name, read_delimited, to_pandas, typed, with_missing
+from recsys_helpers.delimited import plain_name, read_delimited, with_missing
+from recsys_helpers.parquet import PARQUET, read_parquet
 
 ROLES = ("user_id", "item_id", "timestamp", "position", "rating")
 # Other names of the columns we know, in small letters and without signs.
@@ -32,7 +32,6 @@ ALIASES = {
 }
 GROUPLENS_FILES = ("u.data", "ratings.dat", "ratings.csv")
 DELIMITED = tuple(f".{kind}{packed}" for kind in ("csv", "tsv") for packed in ("", ".gz", ".zip"))
-PARQUET = (".parquet", ".pq")
 SUFFIXES = (*PARQUET, *DELIMITED)
 ANY_MAIN_FILE = f"interactions{{{','.join(SUFFIXES)}}}, one *.inter, {', '.join(GROUPLENS_FILES)}"
 ANY_MAIN_FILE += ", or part-*.parquet"
@@ -51,9 +50,12 @@ def dicts(**options) -> dict[str, dict[str, str]]:
         if not isinstance(given, Mapping | None):
             raise TypeError(f"{name} must be a dict, column -> text, received {given!r}.")
         for key, value in (given or {}).items():
-            if not isinstance(value, str | int) or value == "":
+            if not isinstance(value, str | int | None) or value == "":
                 raise TypeError(f"{name} must be column -> text, received {value!r} for {key!r}.")
-    return {name: {k: str(v) for k, v in (given or {}).items()} for name, given in options.items()}
+    return {
+        name: {k: str(v) for k, v in (given or {}).items() if v is not None}
+        for name, given in options.items()
+    }
 
 
 def frame(table) -> pd.DataFrame:
@@ -110,13 +112,14 @@ def find_columns(
     found = {}
     for ours in wanted:
         theirs = columns.get(ours)
+        given_away = {columns[role] for role in ROLES if role in columns and role != ours}
         if theirs in names:
             found[ours] = theirs
         elif theirs is not None and not side:
             raise ValueError(
                 f"{what} has no column {theirs!r}, which was named for {ours}; received {names}."
             )
-        elif ours in names:
+        elif ours in names and ours not in given_away:
             found[ours] = ours
         else:
             taken = {*columns.values(), *found.values()}
@@ -141,7 +144,9 @@ def main_file(path: Path) -> Path | None:
 
     Of several RecBole datasets in one folder it is the one that is called like the folder.
     """
-    if path.is_file() or (path.is_dir() and _is_parquet_folder(path)):
+    if path.is_file() or path.suffix.lower() in PARQUET and path.is_dir():
+        return path
+    if any(path.glob("part-*.parquet")):
         return path
     names = [f"interactions{suffix}" for suffix in SUFFIXES]
     names += [f"ratings{suffix}" for suffix in DELIMITED[1:]]
@@ -150,12 +155,9 @@ def main_file(path: Path) -> Path | None:
         if (path / name).exists():
             return path / name
     atomic = list(path.glob("*.inter")) if path.is_dir() else []
+    if not atomic and any(path.glob("*=*/**/*.parquet")):
+        return path
     return atomic[0] if len(atomic) == 1 else None
-
-
-def _is_parquet_folder(path: Path) -> bool:
-    parts = (part for form in ("part-*.parquet", "*=*/**/*.parquet") for part in path.glob(form))
-    return path.suffix.lower() in PARQUET or any(parts)
 
 
 def read_tables(
@@ -204,6 +206,7 @@ def read_tables(
         beside = f"files called so, with the first there is of {', '.join(SUFFIXES)}"
     release_memory()
     known = {table.attrs["source"].lower() for table in tables if table is not None}
+    known |= {*tables[0].attrs.pop("not_read", ())}
     for path in sorted(main.parent.glob("*")):
         if SIDE_FILE.match(path.name) and str(path).lower() not in known:
             say(f"{path.name} isn't read: users and items are read from {beside}")
@@ -281,9 +284,10 @@ def _read_own(main: Path, columns: dict[str, str], encoding: str, say: Callable)
         names = [*(stem + suffix for suffix in SUFFIXES), *others]
         path = next((folder / name for name in names if (folder / name).exists()), None)
         side = read_table(path, columns, encoding, (key,), side=True) if path else None
-        if side is not None and main.stem not in ("interactions", "ratings"):
+        if side is not None and main.name.partition(".")[0] not in ("interactions", "ratings"):
             if not find_columns(list(side), (key,), columns, str(path), side=True):
                 say(f"{path.name} isn't read: it has no column {key}")  # another matter's
+                interactions.attrs.setdefault("not_read", []).append(str(path).lower())
                 side = None
         sides.append(side)
     if main.name == "ratings.csv":  # GroupLens's names need no guess
@@ -307,64 +311,4 @@ def read_table(path: Path, columns, encoding: str, wanted, side: bool = False) -
     if path.suffix.lower() not in PARQUET and not path.is_dir():
         text = {columns[name] for name in ("title", "zip_code") if name in columns}
         return read_delimited(path, None, None, encoding, choose, not side, text)
-    try:
-        # Old Spark's and Hive's times have nanoseconds, in which the year 9999 becomes 1816.
-        kind = pa.dataset.ParquetFileFormat(coerce_int96_timestamp_unit="us")
-        data = pa.dataset.dataset(path, format=kind)
-        # Folders called user_id=007 say it in text.
-        keys = re.findall(r"(?<=/)([^/=]+)=[^/]*(?=/)", data.files[0][len(str(path)) :])
-        hive = pa.dataset.HivePartitioning(pa.schema([(key, pa.string()) for key in keys]))
-        form = {"format": kind, "partitioning": hive}
-        data = pa.dataset.dataset(path, **form)
-        schema = _all_columns(data)
-        chosen, ids = choose(schema.names)
-        schema = _schema_of_parts(data, schema, chosen, path)
-        table = pa.dataset.dataset(path, schema, **form).to_table(columns=chosen)
-    except (pa.ArrowException, OSError) as error:
-        what = "is no Parquet file or folder of them with equal columns"
-        raise ValueError(f"{path} {what}: {error}") from error
-    for name in ids:  # text takes a tenth of the memory when each id is held once
-        i = table.schema.get_field_index(name)
-        if table.schema.types[i] in (pa.string(), pa.large_string()):
-            table = table.set_column(i, name, table.column(i).dictionary_encode())
-    for name in set(keys) & set(chosen):
-        i = table.schema.get_field_index(name)
-        table = table.set_column(i, name, typed(table.column(i), name))
-    return to_pandas(table, path, keep_text=not side)
-
-
-def _all_columns(data: pa.dataset.Dataset) -> pa.Schema:
-    """The schema of all parts together: Arrow's own is that of the first part."""
-    schema = data.schema
-    for part in data.get_fragments():
-        for field in part.physical_schema:
-            schema = schema if field.name in schema.names else schema.append(field)
-    return schema
-
-
-def _schema_of_parts(
-    data: pa.dataset.Dataset, schema: pa.Schema, chosen: list[str], path: Path
-) -> pa.Schema:
-    """The `schema` with types that hold what any part has: Arrow's own are the first part's.
-
-    Raises:
-        ValueError: numbers or dates in one part, and something else in another.
-    """
-    t = pa.types
-    for part in data.get_fragments():
-        for name in set(part.physical_schema.names).intersection(chosen):
-            i = schema.get_field_index(name)
-            fields = schema.field(i), part.physical_schema.field(name)
-            types = [field.type for field in fields if not t.is_null(field.type)]
-            numbers = {t.is_integer(kind) or t.is_floating(kind) for kind in types}
-            if len(numbers) > 1 or len(set(map(t.is_date, types))) > 1:
-                raise ValueError(
-                    f"{path}: {name} is {types[0]} in one part and {types[1]} in "
-                    f"{Path(part.path).name}. Write all parts with one type."
-                )
-            with contextlib.suppress(pa.ArrowException):  # such as times with and without zones
-                both = [pa.schema([field]) for field in fields]
-                schema = schema.set(
-                    i, pa.unify_schemas(both, promote_options="permissive").field(0)
-                )
-    return schema
+    return read_parquet(path, choose, keep_text=not side)

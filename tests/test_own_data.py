@@ -129,7 +129,8 @@ ODD_IDS = {
     "floats of 32 bits that have lost digits": (ids([2**24, 2**24 + 1, 2**24 + 4], "float32"),
         r"16777216.0 in row 0 .* below 2\*\*24 or text"),
     "decimals with fractions": (ids([Decimal(1), Decimal("2.5"), Decimal(3)]),
-        r"Decimal\('1'\) \(Decimal\) among"),
+        r"Decimal\('2.5'\) \(Decimal\) among"),
+    "numpy's fractions": (ids([np.float32(1), "x", np.float32(3)], object), r"\(float32\) among"),
     "what is no id": (ids([object(), object(), object()]), "ids must be whole numbers or text"),
     "floats beside text": (ids([1.5, "x", 3], object), r"1\.5 \(float\) among"),
     "bytes": (ids([b"a", b"b", b"c"]), "bytes"),
@@ -244,6 +245,11 @@ KINDS_OF_TIMES = {
     "Arrow dates of the year 9999": (arrow(STAMPS.where(TIMES > START, None).astype("datetime64[s]")
         .fillna(np.datetime64("9999-12-31", "s")), pa.timestamp("s")),
         {"history": [20, 30, 40, 10], "times": [*EXACT[1:], 253402214400]}),
+    "seconds of a day": (pd.Series(40_000 + 7 * np.arange(12)), {"times": [40_000 + 7 * i
+        for i in range(4)]}),
+    "nanoseconds as Arrow's": (
+        arrow(pd.to_datetime(START * 10**9 + np.tile([4, 3, 2, 1], 3)), pa.timestamp("ns")),
+        {"history": [40, 30, 20, 10], "times": [START] * 4}),
     "before 1970": (TIMES - 2 * START, {"times": [t - 2 * START for t in EXACT]}),
 }
 # fmt: on
@@ -270,6 +276,19 @@ ODD_TIMES = {
         STAMPS.where(TIMES > START).astype("datetime64[ns]").astype("int64") // per,
         "timestamp is missing in row 0 .*it says -922.* 3 of 12")
        for unit, per in (("ns", 1), ("us", 10**3), ("ms", 10**6), ("s", 10**9))},
+    "NaT as seconds in floats": (
+        STAMPS.where(TIMES > START).astype("datetime64[ns]").astype("int64") / 1e9,
+        "timestamp is missing in row 0 .*it says -922.* 3 of 12"),
+    "NaT as seconds, rounded to zero": (TIMES.where(TIMES > START, -9223372036),
+        "timestamp is missing in row 0 .*it says -9223372036"),
+    "numbers as text, of which the first is none": (
+        TIMES.astype(str).where(TIMES.index > 0, "NULL"),
+        r"'NULL' in row 0 \(counted from 0\): not"),
+    "numbers as text, one too large": (
+        TIMES.astype(str).where(TIMES.index != 5, "9" * 20), "9{20}.* in row 5"),
+    "days of a spreadsheet": (
+        ((STAMPS - pd.Timestamp("1899-12-30")) // pd.Timedelta(days=1)).astype(int),
+        "44087, which look like a spreadsheet's days"),
     "the computer's clock": (ISO.where(TIMES.index != 5, "now"), "'now' in row 5 .* ISO 8601"),
     "dates as objects, odd text among them": (
         pd.Series([*STAMPS[:1].astype(object), "02/04/2020", *ISO[2:]], dtype=object),
@@ -426,8 +445,28 @@ TABLES = {
         "columns names 'ratings', which is none of .* has 'stars'. Write 'rating'\\?"),
     "a title in the interactions": ([log(name="x"), people(), ITEMS[["item_id"]]],
         {"columns": {"title": "name"}}, "no table of users or items has 'name'"),
-    "one column for two": ([log()], {"columns": {"user_id": "item_id"}},
+    "one column for two": ([log()], {"columns": {"user_id": "item_id", "item_id": "item_id"}},
         "user_id and item_id can't be one column, 'item_id'"),
+    "a user that is the item": ([log()], {"columns": {"user_id": "item_id"}},
+        "need the columns user_id, item_id"),
+    "a time that is called position": ([named(timestamp="position")],
+        {"columns": {"timestamp": "position"}}, PLAIN_TABLE),
+    "items by their titles": (
+        [named(item_id="title").astype({"title": str}), None,
+         pd.DataFrame({"title": ["10", "20"], "price": [1, 2]})],
+        {"columns": {"item_id": "title"}},
+        {"items": ["10", "20", "30", "40"], "columns": ["price"]}),
+    "features beyond 2**63, one missing": (
+        [log(), None, pa.table({"item_id": [10, 20, 30],
+                                "shelf": pa.array([2**63 + 1, None, 3], pa.uint64())})], {},
+        {"shelf": [2**63 + 1, pd.NA, 3, pd.NA]}),
+    "durations, one missing": (
+        [log(), None, ITEMS[:3].assign(shelf=pd.to_timedelta([1, 2, 3], unit="s"))], {},
+        {"columns": ["title", "shelf"]}),
+    "titles in bytes": ([log(), None, items(title=[b"a (1999)", b"b", None, b"d"])], {},
+        {"titles": ["a (1999)", "b", "30", "d"], "years": [1999, 0, 0, 0]}),
+    "options that are None": ([log(), None, items(genres="x|y")],
+        {"separators": {"genres": None}, "columns": {"title": None}}, {"genres": ("x", "y")}),
     "a title that is the id": ([log(), None, ITEMS[["item_id"]]], {"columns": {"title": "item_id"}},
         "item_id and title can't be one column"),
     "columns by number": ([pd.DataFrame(log().values)],
@@ -675,7 +714,7 @@ def packed(**members):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in members.items():
-            archive.writestr(name + ".csv" * (name[0] not in "._"), text)
+            archive.writestr(name + ".csv" * ("." not in name), text)
     return buffer.getvalue()
 
 
@@ -945,6 +984,25 @@ FILES = {
          for i, day in enumerate("abcd")}, "x", {}, PLAIN),
     "times of an old Spark, for ever": ({"x.parquet": old_spark()}, "x.parquet", {},
         {"history": [20, 30, 10], "times": [EXACT[1], EXACT[2], 253402214400]}),
+    "interactions beside other Parquet folders": (
+        csv() | {"run=1/preds.parquet": parquet(log(item_id=50))}, "", {}, PLAIN),
+    "folders of days beside items": (
+        {f"x/dt={day}/a.parquet": parquet(log()[i::4]) for i, day in enumerate("abcd")}
+        | {"x/items.parquet": parquet(ITEMS)}, "x", {}, PLAIN),
+    "folders of a column that the files have, too": (
+        {f"x.parquet/y=202{u}/a.parquet": parquet(log(y=np.int32(2020 + u))[USERS == u])
+         for u in SMALL}, "x.parquet", {}, PLAIN),
+    "one file of a folder of one value": (
+        {"user_id=5/a.parquet": parquet(log()[:4].drop(columns="user_id"))},
+        "user_id=5/a.parquet", {}, {"users": [5]}),
+    "a folder without parts": ({"interactions.parquet/_SUCCESS": b""}, "", {},
+        r"holds no Parquet files, but \['_SUCCESS'\]"),
+    "a Delta table": (
+        {"x.parquet/_delta_log/0.json": "{}", "x.parquet/part-0.parquet": parquet(log())},
+        "x.parquet", {}, "is a Delta table"),
+    "text that isn't marked as such": (
+        csv() | {"items.parquet": parquet(ITEMS.assign(title=[b"a", b"b", b"c", None]))}, "", {},
+        {"titles": ["a", "b", "c", "40"]}),
     "interactions.pq": ({"interactions.pq": parquet(log())}, "", {}, PLAIN),
     "another matter beside a file": (
         {"may.csv": CSV, "users.csv": "login,pw\na,b\n"}, "may.csv", {},
@@ -956,6 +1014,19 @@ FILES = {
     "zip of a table and what isn't one": (
         {"interactions.csv.zip": packed(**{"a": CSV, ".DS_Store": "x", "__MACOSX/._a": "x"})}, "",
         {}, PLAIN),
+    "zip of ./a.csv": ({"interactions.csv.zip": packed(**{"./a.csv": CSV})}, "", {}, PLAIN),
+    "zip of _out/a.csv": ({"interactions.csv.zip": packed(**{"_out/a.csv": CSV})}, "", {}, PLAIN),
+    "another matter beside packed interactions": (
+        {"interactions.csv.gz": gzip.compress(CSV.encode()), "users.csv": "client,age\na,b\n"}, "",
+        {}, "users.csv needs the column user_id"),
+    "another matter beside a file, said once": (
+        {"may.csv": CSV, "users.csv": "login,pw\na,b\n"}, "may.csv", {},
+        {"doesn't say": "are read from files called so"}),
+    "blanks behind quotes": (
+        csv() | {"items.csv": 'item_id,title,color\n10,"a" ,"red"\n20,"B" ,"x"\n'}, "", {},
+        {"rows": 12}),
+    "quotes within ids": ({"interactions.csv": 'user_id,item_id,timestamp\n"a"b,1,1\nab,2,2\n'}, "",
+        {}, "has text behind a closing quote in line 2"),
     "a comment above": ({"interactions.csv": "# made by x\n" + CSV}, "", {},
         "begins with '# made by x', not with a header"),
     "a row of more than a megabyte": (csv(note="x" * (3 << 20)), "", {}, PLAIN),
