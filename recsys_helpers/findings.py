@@ -61,9 +61,9 @@ def recorded_differences(
     Args:
         models: as in `results.MODELS`.
         others: what each of them is compared with, besides the baseline that the validation target
-            chooses by each metric.
+            chooses by each metric (by the first, where another isn't recorded of it).
         folder: see `results.load_runs`.
-        metrics: such as "ndcg@10", which are recorded of the validation target, too.
+        metrics: such as "ndcg@10"; the first is one that is recorded of the validation target.
         datasets: names.
 
     Returns:
@@ -84,7 +84,11 @@ def recorded_differences(
         seeds, runs = {}, load_runs(folder, dataset)
         for run in runs:
             seeds.setdefault(run["model"], []).append(value(run, metrics[0]))
-        baselines = {metric: chosen(dataset, BASELINES, metric, folder) for metric in metrics}
+        judged = {metric for run in runs for metric in run["validation_metrics"] or ()}
+        baselines = {
+            metric: chosen(dataset, BASELINES, metric if metric in judged else metrics[0], folder)
+            for metric in metrics
+        }
         against = [o for o in dict.fromkeys([*baselines.values(), *others]) if o in seeds]
         ours = [model for model in dict.fromkeys(models) if model in seeds]
         pairs = [(model, other) for model in ours for other in against if model != other]

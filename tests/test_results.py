@@ -606,6 +606,20 @@ def test_records_tell_where_a_model_is_ahead_and_where_it_is_not(tmp_path, split
     assert table.data == "" and said.data.startswith("No runs are recorded here")
 
 
+def test_each_metric_has_the_baseline_that_it_chooses(tmp_path, split):
+    """The validation target likes one at the top of the list and the other within fifty."""
+    validation = {"markov": [1, 1, 99, 99], "ease": [20] * 4, "dssm": [5] * 4}
+    for model, test in (("markov", 1), ("ease", 99), ("dssm", 5)):
+        ranks = np.array(validation[model])
+        record(tmp_path, split, model, 1, np.full(USERS, test), validation_ranks=ranks)
+    table, said = findings.recorded_differences(("dssm",), (), tmp_path, datasets=("tiny",))
+    assert list(table.data["difference"]) == ["DSSM − Markov chain", "DSSM − EASE"]
+    assert said.data == (
+        "- *DSSM* against the baseline that the validation target chooses: by NDCG@10 behind on "
+        "`tiny`; by HR@50 ahead on `tiny`."
+    )
+
+
 def test_names_that_would_find_no_record_are_refused(tmp_path, split):
     for model, ranks in (("ease", [1, 1, 1, 15]), ("ease_recency", [1, 1, 1, 2]), ("own", [2] * 4)):
         ranks = np.array(ranks)
