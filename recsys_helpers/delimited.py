@@ -244,14 +244,16 @@ def typed(column: pa.ChunkedArray, name: str, text: Collection[str] = ()) -> pa.
         return column
     if column.null_count == len(column):
         return column
-    if pc.any(pc.match_substring_regex(column, r"^[-+]?0\d")).as_py():  # 007 is not 7
+    if pc.any(pc.match_substring_regex(column, r"^[-+]?0[\dxX]")).as_py():  # 007 is not 7
         return column
-    for form, kind in ((WHOLE, pa.int64()), (FRACTION, pa.float64())):
-        if pc.all(pc.match_substring_regex(column, form)).as_py():
-            with contextlib.suppress(pa.ArrowInvalid):  # too large, and floats would lose digits
-                numbers = column.cast(kind)
-                return column if pc.any(pc.is_inf(numbers)).as_py() else numbers
-            return column
+    with contextlib.suppress(pa.ArrowInvalid):
+        return column.cast(pa.int64())
+    if pc.all(pc.match_substring_regex(column, WHOLE)).as_py():
+        return column  # too large, and floats would lose digits
+    if pc.all(pc.match_substring_regex(column, FRACTION)).as_py():
+        with contextlib.suppress(pa.ArrowInvalid):
+            numbers = column.cast(pa.float64())
+            return column if pc.any(pc.is_inf(numbers)).as_py() else numbers
     return column
 
 
