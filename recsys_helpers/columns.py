@@ -1,8 +1,7 @@
 """Columns as people have them, turned into columns that can be counted on.
 
-Ids of any kind, times in any unit, numbers with odd values among them; for fields of several values
-see `several`.
-Everything that can't be read for certain is refused, with the place where it stands.
+Ids of any kind, times in any unit, numbers with odd values among them; fields of several values are
+in `several`. Everything that can't be read for certain is refused, with the place where it stands.
 """
 
 from __future__ import annotations

@@ -165,9 +165,14 @@ def _check_quotes(path: Path, encoding: str, separator: str, within: bool = Fals
     """
     csv.field_size_limit(max(LONGEST, csv.field_size_limit()))
     with io.TextIOWrapper(_open(path), encoding, "replace") as text:
-        lines = [""]  # the last one
-        seen = (lines.__setitem__(0, line) or line for line in text)
-        rows, start, row = csv.reader(seen, delimiter=separator, strict=True), 1, []
+        last = [""]
+
+        def noted(line):
+            last[0] = line
+            return line
+
+        rows = csv.reader(map(noted, text), delimiter=separator, strict=True)
+        start, row = 1, []
         while row is not None:
             try:
                 row = next(rows, None)
@@ -175,7 +180,7 @@ def _check_quotes(path: Path, encoding: str, separator: str, within: bool = Fals
                 odd = separator in "\t|" and any("\n" in v and separator in v for v in row or ())
             except csv.Error:  # something stands behind the closing quote, or there is none
                 odd = True
-            if odd and within and rows.line_num == start and re.search(WITHIN, lines[0]):
+            if odd and within and rows.line_num == start and re.search(WITHIN, last[0]):
                 raise ValueError(
                     f"{path} has text behind a closing quote in line {start}. Double the quotes "
                     'within a value ("say ""hi"""), or remove them.'

@@ -32,17 +32,20 @@ def read_parquet(path: Path, choose: Callable, keep_text: bool = False) -> pd.Da
         # Old Spark's and Hive's times have nanoseconds, in which the year 9999 becomes 1816.
         kind = pa.dataset.ParquetFileFormat(coerce_int96_timestamp_unit="us")
         parts = _parts(path)
-        within = _all_columns(pa.dataset.dataset(parts, format=kind)).names
-        # Folders called user_id=007 say it in text, where the files don't say it themselves.
-        keys = re.findall(r"(?<=/)([^/=]+)=[^/]*(?=/)", Path(parts[0]).as_posix())
-        keys = [key for key in dict.fromkeys(keys) if key not in within]
-        hive = pa.dataset.HivePartitioning(pa.schema([(key, pa.string()) for key in keys]))
-        form = {"format": kind, "partitioning": hive}
-        data = pa.dataset.dataset(parts, **form)
+        data = pa.dataset.dataset(parts, format=kind)
         schema = _all_columns(data)
-        chosen, ids = choose(schema.names)
-        schema = _schema_of_parts(data, schema, chosen, path)
-        table = pa.dataset.dataset(parts, schema, **form).to_table(columns=chosen)
+        # Folders called user_id=007 say it in text, where the files don't say it themselves. Those
+        # above the table's own folder say nothing of its rows.
+        first = Path(parts[0])
+        below = first if path.is_file() else first.relative_to(path)
+        keys = re.findall(r"(?<=/)([^/=]+)=[^/]*(?=/)", f"/{below.as_posix()}")
+        keys = [key for key in dict.fromkeys(keys) if key not in schema.names]
+        folders = pa.schema([(key, pa.string()) for key in keys])
+        chosen, ids = choose(schema.names + keys)
+        schema = _schema_of_parts(data, pa.schema([*schema, *folders]), chosen, path)
+        hive = pa.dataset.HivePartitioning(folders)
+        data = pa.dataset.dataset(parts, schema, format=kind, partitioning=hive)
+        table = data.to_table(columns=chosen)
     except (pa.ArrowException, OSError) as error:
         what = "is no Parquet file or folder of them with equal columns"
         raise ValueError(f"{path} {what}: {error}") from error

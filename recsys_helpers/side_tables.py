@@ -142,7 +142,7 @@ def _features(table, key: str, what: str, separators, odd_values: str, say) -> p
             if years.notna().any():
                 table["year"] = years
     for column in ("year", "age"):
-        if column in table and not pd.api.types.is_signed_integer_dtype(table[column].dtype):
+        if column in table and not pd.api.types.is_integer_dtype(table[column].dtype):
             whole = column == "year"
             table[column] = numbers(table[column], f"{what}: {column}", odd_values, say, whole)
     if "year" in table:

@@ -51,6 +51,7 @@ def facts(dataset):
         tags=dataset.items["tags"].iloc[0] if "tags" in dataset.items else None,
         years=dataset.items["year"].fillna(0).tolist() if "year" in dataset.items else None,
         ages=dataset.users["age"].fillna(0).tolist() if "age" in dataset.users else None,
+        age_type=str(dataset.users["age"].dtype) if "age" in dataset.users else None,
         shelf=dataset.items["shelf"].tolist() if "shelf" in dataset.items else None,
         zips=dataset.users["zip_code"].fillna(0).tolist() if "zip_code" in dataset.users else None,
         titles=dataset.titles(dataset.items.index).tolist(),
@@ -463,6 +464,8 @@ TABLES = {
     "durations, one missing": (
         [log(), None, ITEMS[:3].assign(shelf=pd.to_timedelta([1, 2, 3], unit="s"))], {},
         {"columns": ["title", "shelf"]}),
+    "ages that are small unsigned integers": (
+        [log(), people(age=np.array([7, 8, 9], "uint8"))], {}, {"age_type": "uint8"}),
     "titles in bytes": ([log(), None, items(title=[b"a (1999)", b"b", None, b"d"])], {},
         {"titles": ["a (1999)", "b", "30", "d"], "years": [1999, 0, 0, 0]}),
     "options that are None": ([log(), None, items(genres="x|y")],
@@ -992,6 +995,10 @@ FILES = {
     "folders of a column that the files have, too": (
         {f"x.parquet/y=202{u}/a.parquet": parquet(log(y=np.int32(2020 + u))[USERS == u])
          for u in SMALL}, "x.parquet", {}, PLAIN),
+    "folders above the table": (
+        {"run=1/interactions.parquet/part-0.parquet": parquet(log()),
+         "run=1/items.parquet/part-0.parquet": parquet(ITEMS)}, "run=1", {},
+        PLAIN | {"columns": ["title"]}),
     "one file of a folder of one value": (
         {"user_id=5/a.parquet": parquet(log()[:4].drop(columns="user_id"))},
         "user_id=5/a.parquet", {}, {"users": [5]}),
