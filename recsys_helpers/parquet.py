@@ -16,14 +16,15 @@ from recsys_helpers.delimited import to_pandas, typed
 PARQUET = (".parquet", ".pq")
 
 
-def read_parquet(path: Path, choose: Callable, keep_text: bool = False) -> pd.DataFrame:
+def read_parquet(path: Path, choose: Callable, log: bool = False) -> pd.DataFrame:
     """Read a Parquet table.
 
     Args:
         path: of a file; of a folder called `*.parquet`; or of one that holds `part-*.parquet`, or
             such files in folders called `column=value`.
         choose: names -> (columns to be read, those of them that hold ids).
-        keep_text: text stays in Arrow's form, for long tables.
+        log: a log, not what is known of items or users. Its text stays in Arrow's form, as it is
+            long, and a single file of it may be a part of one, with a column in its folders' names.
 
     Raises:
         ValueError: no parts, damaged ones, or a column of two kinds of values.
@@ -37,7 +38,7 @@ def read_parquet(path: Path, choose: Callable, keep_text: bool = False) -> pd.Da
         # Folders called user_id=007 say it in text, where the files don't say it themselves. Those
         # above the table's own folder say nothing of its rows.
         first = Path(parts[0])
-        below = first if path.is_file() else first.relative_to(path)
+        below = first if log and path.is_file() else first.relative_to(path)
         keys = re.findall(r"(?<=/)([^/=]+)=[^/]*(?=/)", f"/{below.as_posix()}")
         keys = [key for key in dict.fromkeys(keys) if key not in schema.names]
         folders = pa.schema([(key, pa.string()) for key in keys])
@@ -60,7 +61,7 @@ def read_parquet(path: Path, choose: Callable, keep_text: bool = False) -> pd.Da
     for name in set(keys) & set(chosen):
         i = table.schema.get_field_index(name)
         table = table.set_column(i, name, typed(table.column(i), name))
-    return to_pandas(table, path, keep_text=keep_text)
+    return to_pandas(table, path, keep_text=log)
 
 
 def _parts(path: Path) -> list[str]:

@@ -311,4 +311,4 @@ def read_table(path: Path, columns, encoding: str, wanted, side: bool = False) -
     if path.suffix.lower() not in PARQUET and not path.is_dir():
         text = {columns[name] for name in ("title", "zip_code") if name in columns}
         return read_delimited(path, None, None, encoding, choose, not side, text)
-    return read_parquet(path, choose, keep_text=not side)
+    return read_parquet(path, choose, log=not side)

@@ -999,6 +999,9 @@ FILES = {
         {"run=1/interactions.parquet/part-0.parquet": parquet(log()),
          "run=1/items.parquet/part-0.parquet": parquet(ITEMS)}, "run=1", {},
         PLAIN | {"columns": ["title"]}),
+    "folders above single files": (
+        {"run=1/interactions.parquet": parquet(log()), "run=1/items.parquet": parquet(ITEMS)},
+        "run=1", {}, PLAIN | {"columns": ["title"]}),
     "one file of a folder of one value": (
         {"user_id=5/a.parquet": parquet(log()[:4].drop(columns="user_id"))},
         "user_id=5/a.parquet", {}, {"users": [5]}),
